@@ -1,1 +1,1 @@
-"""Triton kernels, one file per algorithm. Nothing here knows PyTorch or vLLM; `vllm_amdopt.ops` launches them."""
+"""Triton kernels, one file per algorithm. Knows neither PyTorch nor vLLM: `ops` launches them."""

@@ -1,7 +1,8 @@
-"""The record in which a kernel file names the forms of its kernels that serving uses (it compiles nothing itself).
+"""The record that names the forms of a kernel that serving uses; it compiles nothing itself.
 
-Each `kernels/<stem>.py` lists its own in a module-level tuple `CODEGEN_VARIANTS`; `vllm_amdopt.codegen`
-compiles them for every supported architecture without a GPU and reports registers, spills and LDS.
+Each `kernels/<stem>.py` lists its own in a module-level tuple `CODEGEN_VARIANTS`;
+`vllm_amdopt.codegen` compiles them for every supported architecture without a GPU and reports
+registers, spills and LDS.
 """
 
 from __future__ import annotations
@@ -20,7 +21,10 @@ class CodegenVariant:
 
     `signature` maps every run-time argument, in the kernel's order, to a Triton type string
     (`*bf16`, `i32`, `i64`, `fp32`); pointers are taken to be 16-byte aligned, as PyTorch
-    allocates them. `constexprs` holds every compile-time argument; `None` stands for an optional
+    allocates them. `divisible_by_16` names the integer arguments that are multiples of 16 in
+    serving (strides, mostly): Triton's launcher finds that out by itself and loads 16 bytes per
+    lane because of it, so a compilation that leaves it out reports loads that never run.
+    `constexprs` holds every compile-time argument; `None` stands for an optional
     pointer that is absent. `waves_per_eu` 0 leaves occupancy to the compiler.
     """
 
@@ -31,3 +35,4 @@ class CodegenVariant:
     num_warps: int
     num_stages: int = 2
     waves_per_eu: int = 0
+    divisible_by_16: tuple[str, ...] = ()

@@ -1,4 +1,4 @@
-"""The operations: what each computes (plain PyTorch), which implementations exist, and which one applies where.
+"""The operations: what each computes (plain PyTorch), who implements it, and what applies where.
 
-Importing this package, or any module in it, needs PyTorch alone: Triton is imported by the launch itself.
+Importing this package, or any module in it, needs PyTorch alone; the launches import Triton.
 """

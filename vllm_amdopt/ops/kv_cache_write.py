@@ -1,0 +1,152 @@
+"""Writing new keys and values, or MLA latents, to the paged cache: reference, refusal, launch."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+import torch
+from torch import Tensor
+
+from vllm_amdopt.ops import refusals
+from vllm_amdopt.ops.operation import Implementation, Operation, RefusedError
+
+
+def kv_cache_write(
+    key: Tensor,
+    value: Tensor,
+    k_cache: Tensor,
+    v_cache: Tensor,
+    slot_mapping: Tensor,
+    *,
+    implementation: str = "triton",
+) -> None:
+    """Write token i to slot `slot_mapping[i]`, cast to the cache's dtype.
+
+    key, value: [tokens, kv_heads, head_size]. k_cache, v_cache: [blocks, kv_heads, block_size,
+    head_size], views with any strides but innermost 1. slot_mapping: int64 [n], n <= tokens (rows
+    beyond n are padding), slot = block * block_size + row, negative = skip.
+    Raises RefusedError for what `refusal` refuses.
+    """
+    OPERATION.run(implementation)(key, value, k_cache, v_cache, slot_mapping)
+
+
+def latent_cache_write(
+    kv_c: Tensor,
+    k_pe: Tensor,
+    cache: Tensor,
+    slot_mapping: Tensor,
+    *,
+    implementation: str = "triton",
+) -> None:
+    """Write `kv_c[i] || k_pe[i]` to slot `slot_mapping[i]` of an MLA latent cache, cast to match.
+
+    kv_c: [tokens, L]. k_pe: [tokens, R]. cache: [blocks, block_size, L + R], any strides but
+    innermost 1. slot_mapping as in `kv_cache_write`.
+    """
+    LATENT_OPERATION.run(implementation)(kv_c, k_pe, cache, slot_mapping)
+
+
+def reference(
+    key: Tensor, value: Tensor, k_cache: Tensor, v_cache: Tensor, slot_mapping: Tensor
+) -> None:
+    """`kv_cache_write` in plain PyTorch."""
+    token, block, row = _written(slot_mapping, k_cache.shape[2])
+    k_cache[block, :, row] = key[token].to(k_cache.dtype)
+    v_cache[block, :, row] = value[token].to(v_cache.dtype)
+
+
+def latent_reference(kv_c: Tensor, k_pe: Tensor, cache: Tensor, slot_mapping: Tensor) -> None:
+    """`latent_cache_write` in plain PyTorch."""
+    token, block, row = _written(slot_mapping, cache.shape[1])
+    cache[block, row] = torch.cat([kv_c[token], k_pe[token]], dim=-1).to(cache.dtype)
+
+
+def _written(slot_mapping: Tensor, block_size: int) -> tuple[Tensor, Tensor, Tensor]:
+    token = torch.nonzero(slot_mapping >= 0).flatten()
+    slot = slot_mapping[token]
+    return token, slot // block_size, slot % block_size
+
+
+def refusal(
+    *, block_size: int, dtype: torch.dtype, cache_dtype: torch.dtype, gfx: str | None = None
+) -> str | None:
+    """Why the Triton kernels do not apply, or None. `dtype` is that of the new keys and values."""
+    return refusals.first(
+        refusals.no_triton(),
+        refusals.architecture(gfx),
+        refusals.dtype(dtype, "the model"),
+        refusals.dtype(cache_dtype, "the KV cache"),
+        refusals.block_size(block_size),
+    )
+
+
+@lru_cache(maxsize=64)
+def _check(block_size: int, dtype: torch.dtype, cache_dtype: torch.dtype) -> None:
+    sentence = refusal(block_size=block_size, dtype=dtype, cache_dtype=cache_dtype)
+    if sentence is not None:
+        raise RefusedError(f"kv_cache_write: {sentence}")
+
+
+def launch(
+    key: Tensor, value: Tensor, k_cache: Tensor, v_cache: Tensor, slot_mapping: Tensor
+) -> None:
+    """`kv_cache_write` by the Triton kernel."""
+    _check(k_cache.shape[2], key.dtype, k_cache.dtype)
+    from vllm_amdopt.kernels import kv_cache_write as kernels
+
+    tokens = slot_mapping.shape[0]
+    heads, head_size = key.shape[1:]
+    if tokens == 0:
+        return
+    tile = kernels.heads_per_program(heads, head_size)
+    kernels.write_heads_kernel[(tokens, -(-heads // tile))](
+        key,
+        value,
+        k_cache,
+        v_cache,
+        slot_mapping,
+        heads,
+        *key.stride()[:2],
+        *value.stride()[:2],
+        *k_cache.stride()[:3],
+        *v_cache.stride()[:3],
+        HEAD_SIZE=head_size,
+        HEAD_TILE=tile,
+        BLOCK_SIZE=k_cache.shape[2],
+        num_warps=kernels.CONFIG.num_warps,
+    )
+
+
+def launch_latent(kv_c: Tensor, k_pe: Tensor, cache: Tensor, slot_mapping: Tensor) -> None:
+    """`latent_cache_write` by the Triton kernel."""
+    _check(cache.shape[1], kv_c.dtype, cache.dtype)
+    from vllm_amdopt.kernels import kv_cache_write as kernels
+
+    tokens = slot_mapping.shape[0]
+    if tokens == 0:
+        return
+    kernels.write_latent_kernel[(tokens,)](
+        kv_c,
+        k_pe,
+        cache,
+        slot_mapping,
+        kv_c.stride(0),
+        k_pe.stride(0),
+        *cache.stride()[:2],
+        LATENT_SIZE=kv_c.shape[1],
+        ROPE_SIZE=k_pe.shape[1],
+        BLOCK_SIZE=cache.shape[1],
+        num_warps=kernels.CONFIG.num_warps,
+    )
+
+
+OPERATION = Operation(
+    name="kv_cache_write",
+    reference=reference,
+    implementations=(Implementation("triton", launch, refusal),),
+)
+LATENT_OPERATION = Operation(
+    name="latent_cache_write",
+    reference=latent_reference,
+    implementations=(Implementation("triton", launch_latent, refusal),),
+)

@@ -1,0 +1,60 @@
+"""The refusals that several operations share, each one sentence that says what to do."""
+
+from __future__ import annotations
+
+import torch
+
+from vllm_amdopt.kernels import availability
+
+COMPILED_FOR = ("gfx942", "gfx950")
+KERNEL_DTYPES = (torch.float16, torch.bfloat16, torch.float32)
+MAX_BLOCK_SIZE = 128
+
+
+def no_triton() -> str | None:
+    if availability.triton_installed():
+        return None
+    return "Triton, which the kernels are written in, is missing; install the one PyTorch names."
+
+
+def architecture(gfx: str | None) -> str | None:
+    """`gfx` None means that no AMD GPU is involved (CPU engine, NVIDIA)."""
+    if gfx is None or gfx in COMPILED_FOR:
+        return None
+    return (
+        f"the kernels are tested for {' and '.join(COMPILED_FOR)}, not for {gfx}; "
+        "leave the feature off on this GPU."
+    )
+
+
+def dtype(value: torch.dtype, what: str) -> str | None:
+    if value not in KERNEL_DTYPES:
+        return (
+            f"{what} has dtype {short(value)}, and the kernels have no such form yet; "
+            "use bfloat16, float16 or float32."
+        )
+    if value is torch.bfloat16 and availability.interpreted():
+        return (
+            f"{what} has dtype bfloat16, which Triton's interpreter gets wrong; use float32 or "
+            "float16, or a machine-code engine."
+        )
+    return None
+
+
+def block_size(value: int) -> str | None:
+    if 1 <= value <= MAX_BLOCK_SIZE and value & (value - 1) == 0:
+        return None
+    return (
+        f"a KV cache block of {value} tokens is not supported; use --block-size 1 or a power of "
+        f"two up to {MAX_BLOCK_SIZE}."
+    )
+
+
+def short(value: torch.dtype) -> str:
+    """A dtype as users write it: `bfloat16`, not `torch.bfloat16`."""
+    return str(value).removeprefix("torch.")
+
+
+def first(*refusals: str | None) -> str | None:
+    """The first sentence that is not None."""
+    return next((refusal for refusal in refusals if refusal is not None), None)
