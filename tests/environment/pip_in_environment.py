@@ -100,7 +100,7 @@ def explain_pip_failure(tail: Sequence[str], log: Path) -> str:
             "the disk is full: free some space (the environment needs 6 GB, and pip unpacks under "
             f"{tempfile.gettempdir()}, which TMPDIR moves), then run the same command again."
         )
-    missing = re.search(r"No matching distribution found for (\S+)", text)
+    missing = re.search(r"No matching distribution found for ([^\s;]+)", text)
     unreachable = (
         "NewConnectionError",
         "Temporary failure in name resolution",

@@ -32,11 +32,22 @@ def remove_broken_companions(venv: Path, progress: Progress, log: Path) -> None:
     CPU index is out of reach pip takes PyPI's CUDA builds. vLLM imports none of them unless a
     model has images or sound. Goes away by itself: what imports is kept.
     """
-    for name in CUDA_COMPANIONS:
-        installed = run_in(venv, f"import importlib.metadata as m; m.version({name!r})")
-        if installed.returncode == 0 and run_in(venv, f"import {name}").returncode != 0:
-            run_pip(venv, ["uninstall", "--yes", name], progress, log)
-            progress.note(f"removed {name}: a CUDA build, which a CPU torch cannot load")
+    done = run_in(
+        venv,
+        "import importlib, importlib.metadata as m\n"
+        f"for name in {CUDA_COMPANIONS!r}:\n"
+        "    try:\n"
+        "        m.version(name)\n"
+        "    except m.PackageNotFoundError:\n"
+        "        continue\n"
+        "    try:\n"
+        "        importlib.import_module(name)\n"
+        "    except Exception:\n"
+        "        print('BROKEN', name)\n",
+    )
+    for name in re.findall(r"^BROKEN (\w+)$", done.stdout, re.MULTILINE):
+        run_pip(venv, ["uninstall", "--yes", name], progress, log)
+        progress.note(f"removed {name}: a CUDA build, which a CPU torch cannot load")
 
 
 def write_vllm_distribution_alias(venv: Path, progress: Progress) -> None:

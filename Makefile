@@ -1,0 +1,59 @@
+# What a person or a pipeline runs; `make` alone lists it. Needs Python >= 3.11, a C compiler, make.
+
+# The first suitable Python; 3.11 first because the tests are run with it most.
+PYTHON ?= $(shell for name in python3.11 python3.12 python3.13 python3 python3.14; do \
+	"$$name" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 15))' \
+		>/dev/null 2>&1 && command -v "$$name" && break; done)
+VENV ?= .venv
+COMPAT_VERSIONS ?= 0.30.0 0.31.0 0.32.0
+PYTEST_ARGUMENTS ?=
+MAKE_ENVIRONMENT = "$(PYTHON)" tests/environment/make_environment.py
+
+.DEFAULT_GOAL := help
+.PHONY: help environment demo test test-fast test-compat startup-cost lint format clean python
+
+help:  ## list the targets
+	@echo "vllm-amdopt: make TARGET   (PYTHON=python3.12 and VENV=/path choose others)"
+	@sed -n 's/^\([a-z-]*\):.*##/  \1:/p' Makefile | awk -F: '{ printf "%-16s%s\n", $$1, $$2 }'
+
+python:
+	@test -n "$(PYTHON)" || { echo "error: there is no Python 3.11 to 3.14 on PATH: install one, \
+	or name it, for example \`make PYTHON=/opt/python3.12/bin/python3 demo\`." >&2; exit 1; }
+
+environment: python  ## make .venv: vLLM for the CPU, the plugin, the tools (minutes, once)
+	@$(MAKE_ENVIRONMENT) --venv "$(VENV)"
+
+demo: environment  ## serve three models, stock and with the plugin, and compare the answers
+	@"$(VENV)/bin/python" -m benchmarks.demo
+
+test: environment  ## run all tests, fast ones first
+	@"$(VENV)/bin/python" -m pytest $(PYTEST_ARGUMENTS)
+
+test-fast: environment  ## run the tests that start no server
+	@"$(VENV)/bin/python" -m pytest --ignore=tests/integration $(PYTEST_ARGUMENTS)
+
+test-compat: python  ## run the integration tests on each supported vLLM, in environments of their own
+	@failed=; for version in $(COMPAT_VERSIONS); do \
+		echo "== vLLM $$version"; \
+		$(MAKE_ENVIRONMENT) --venv ".venv-vllm-$$version" --vllm "$$version" \
+		&& ".venv-vllm-$$version/bin/python" -m pytest tests/integration $(PYTEST_ARGUMENTS) \
+		|| failed="$$failed $$version"; \
+	done; \
+	if [ -n "$$failed" ]; then echo "error: not passed on vLLM$$failed" >&2; exit 1; fi; \
+	echo "passed on vLLM $(COMPAT_VERSIONS)"
+
+startup-cost: environment  ## measure what the plugin costs at start-up
+	@"$(VENV)/bin/python" -m benchmarks.startup_cost
+
+lint: environment  ## ruff and mypy
+	@"$(VENV)/bin/ruff" check .
+	@"$(VENV)/bin/ruff" format --check .
+	@"$(VENV)/bin/mypy"
+
+format: environment  ## let ruff write the layout and the simple repairs
+	@"$(VENV)/bin/ruff" check --fix-only --quiet .
+	@"$(VENV)/bin/ruff" format .
+
+clean:  ## remove environments, caches and logs
+	rm -rf .venv .venv.lock .venv-vllm-* .cache .pytest_cache .mypy_cache .ruff_cache build dist
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
