@@ -16,11 +16,12 @@ def fma32(a, b, c):
     p = np.multiply(a, b, dtype=f64)
     s = p + c
     r = s.astype(f32)
-    sb = A(s).view(u64)
-    bad = (sb & u64(0x1FFFFFFF)) == u64(0x10000000)
+    tie = (A(s).view(u64) & u64(0x1FFFFFFF)) ^ u64(0x10000000)  # 0: half way between two f32
     m = np.abs(s)
-    bad |= (m < 1.2e-38) & (m > 0)
-    if bad.any():
+    if not tie.all() or m.min() < 1.2e-38:
+        bad = (tie == 0) | ((m < 1.2e-38) & (m > 0))
+        if not bad.any():
+            return r
         c64 = A(c, f64)
         bb = s - p
         e = (p - (s - bb)) + (c64 - bb)  # TwoSum error term
@@ -85,7 +86,8 @@ def fma16(a, b, c):
 
 def flush32(x):
     x = A(x)
-    return np.where(np.abs(x) < f32(1.17549435e-38), np.copysign(f32(0), x), x)
+    small = np.abs(x) < f32(1.17549435e-38)
+    return np.where(small, np.copysign(f32(0), x), x) if small.any() else x
 
 
 def trans(fn):
@@ -181,8 +183,32 @@ def bfe_i(a, o, w):
     return s.astype(i32)
 
 
+def _perm_const(a, b, sel):
+    """perm for one selector without the special codes above 7: neighbouring bytes move together"""
+    out, i = None, 0
+    while i < 4:
+        k = sel >> 8 * i & 7
+        n = 1
+        while i + n < 4 and (sel >> 8 * (i + n) & 7) == k + n and (k + n) & 3:
+            n += 1
+        x, shift = (a if k > 3 else b), 8 * (k & 3) - 8 * i
+        if n < 4:
+            x = x & u32(((1 << 8 * n) - 1) << 8 * (k & 3))
+        if shift:
+            x = x >> u32(shift) if shift > 0 else x << u32(-shift)
+        out = x if out is None else out | x
+        i += n
+    return out
+
+
 def perm(a, b, s):
     """v_perm_b32: byte select from {a, b}"""
+    if getattr(s, "size", 2) == 1 or (
+        s.shape[-1] == 1 and (s == s[0]).all()
+    ):  # a constant, or one scalar register that is the same in all waves
+        sel = int(np.ravel(s)[0])
+        if not sel & 0xF8F8F8F8:
+            return _perm_const(A(a, u32), A(b, u32), sel)
     a, b, s = np.broadcast_arrays(A(a, u32), A(b, u32), A(s, u32))
     x = (a.astype(u64) << u64(32)) | b.astype(u64)
     out = np.zeros(x.shape, u32)
@@ -254,8 +280,13 @@ def u24(x):
 
 
 def addc(a, b, c):
-    r = A(a).astype(u64) + A(b).astype(u64) + A(c).astype(u64)
-    return r.astype(u32), r > u64(0xFFFFFFFF)
+    a = A(a)
+    r = a + b
+    carry = r < a
+    if getattr(c, "ndim", 0):  # a carry comes in, 0 or 1
+        q = r + c
+        carry, r = carry | (q < r), q
+    return r, carry
 
 
 def subb(a, b, c):
@@ -277,6 +308,11 @@ def mad64i(a, b, c):
 
 
 # division helpers (ISA document pseudo-code)
+def _moderate(m):
+    """all magnitudes far from overflow, underflow and their consequences in a division; False for any NaN"""
+    return m.min() > 2.0**-45 and m.max() < 2.0**45
+
+
 def fexp32(x):
     return ((A(x, f32).view(u32) >> u32(23)) & u32(0xFF)).astype(i32)
 
@@ -293,6 +329,9 @@ def _div_scale(dt):
 
     def f(s0, s1, s2):
         s0, s1, s2 = np.broadcast_arrays(A(s0, dt), A(s1, dt), A(s2, dt))
+        if dt == f32:  # both exponents in the middle: nothing to scale
+            if _moderate(np.abs(s1)) and _moderate(np.abs(s2)):
+                return s0, np.zeros(s0.shape, bool)
         den = lambda x: (np.abs(x) < mn) & (x != 0)
         e = fe(s2) - fe(s1)
         up, dn = np.ldexp(s0, sc), np.ldexp(s0, -sc)
@@ -383,6 +422,11 @@ def _div_fixup(dt):
         s0, s1, s2 = (
             np.ascontiguousarray(x) for x in np.broadcast_arrays(A(s0, dt), A(s1, dt), A(s2, dt))
         )
+        if dt == f32:
+            m0 = np.abs(s0)
+            if _moderate(m0) and _moderate(np.abs(s1)) and _moderate(np.abs(s2)):
+                # nothing to repair but the sign
+                return np.copysign(m0, s1) * np.copysign(f32(1), s2)
         sign = (s1.view(I) ^ s2.view(I)) >> I(sgn)
         sf = np.where(sign == 1, dt(-1), dt(1))
         z1, z2, n1, n2 = s1 == 0, s2 == 0, np.isinf(s1), np.isinf(s2)

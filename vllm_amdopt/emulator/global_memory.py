@@ -7,7 +7,7 @@ import re
 import numpy as np
 
 from .arithmetic import A
-from .definitions import M0, MemFault, Unsupported, i64, u8, u16, u32
+from .definitions import M0, MemFault, Unsupported, i64, u8, u16, u32, u64
 from .lane_access import (
     LOADK,
     STOREK,
@@ -295,25 +295,40 @@ def compile_buffer(M, ins, i):
     D = M.S[:, q : q + 4]
     soff = src(M, so, "u")
     v = None if va is None else src(M, va, "u")
+    zero = np.zeros((M.W, 64), u32)
+
+    no_soffset = not callable(soff) and np.ndim(soff) == 0 and soff == 0
+    # words 0 and 1 of the descriptor as one number: the base address is the low 48 bits
+    low = M.S64[:, q // 2 : q // 2 + 1]
+    wave_of_lane = np.repeat(np.arange(M.W), 64)
 
     def addr(ix):
         """-> (addresses, byte offset to check, num_records) of the lanes in ix"""
-        if (D[:, 1] >> u32(31)).any() and M.act[(D[:, 1] >> u32(31)) == 1].any():
+        swizzled = D[:, 1] >> u32(31)
+        if swizzled.any() and M.act[swizzled == 1].any():
             raise Unsupported("swizzled buffer resource")
-        base = (D[:, 0].astype(i64) | ((D[:, 1] & u32(0xFFFF)).astype(i64) << 32))[:, None]
-        so_ = A(call(soff)).astype(i64)
-        o = np.zeros((M.W, 64), i64) + off if v is None else v.astype(i64) + off
-        lim = np.broadcast_to(D[:, 2:3].astype(i64) - so_, (M.W, 64))
-        return flat(np.broadcast_to(base + so_ + o, (M.W, 64)), ix), flat(o, ix), flat(lim, ix)
+        base, lim = (low & u64(0xFFFFFFFFFFFF)).view(i64), D[:, 2:3].astype(i64)
+        if not no_soffset:
+            so_ = A(call(soff)).astype(i64)
+            base, lim = base + so_, lim - so_
+        o = (zero if v is None else v).astype(i64)
+        if off:
+            o += off
+        if ix is None:
+            a = (base + o).reshape(-1)
+            return a, o.reshape(-1), lim[0] if M.W == 1 else np.repeat(lim[:, 0], 64)
+        o, w = o.reshape(-1)[ix], wave_of_lane[ix]
+        return base[w, 0] + o, o, lim[w, 0]
 
     def fetch(ix, size):
         a, o, lim = addr(ix)
         n = max(1, size // 4)
         ok = o + size <= lim
-        if full_stats and ok.any():
+        count = int(np.count_nonzero(ok))
+        if full_stats and count:
             note_lines(M, "load", a[ok], size, (np.arange(M.W * 64) if ix is None else ix)[ok])
-        M.bytes["global_load"] += int(ok.sum()) * size
-        if ok.all():
+        M.bytes["global_load"] += count * size
+        if count == len(a):
             return M.mem.load(a, size)
         out = np.zeros((len(a), n) if size >= 4 else len(a), u32)
         if ok.any():

@@ -65,6 +65,19 @@ def _assembly_text(src, metadata):
     )
 
 
+_launchers: collections.OrderedDict = collections.OrderedDict()
+
+
+def _launcher(src, metadata):
+    """the launcher of a kernel: Triton asks for it again at every launch of a kernel without a loaded module"""
+    launcher = _launchers.get(metadata.hash)
+    if launcher is None:
+        launcher = _launchers[metadata.hash] = _Launcher(src, metadata)
+        while len(_launchers) > MAX_COUNTED_KERNELS:
+            _launchers.popitem(last=False)
+    return launcher
+
+
 class _Launcher:
     """Takes the place of Triton's HIPLauncher: runs the kernel's AMD code in the emulator."""
 
@@ -163,7 +176,7 @@ class Device:
         self.counts: dict[str, KernelCounts] = {}
         self._before: list = []
         # what Triton asks a driver for
-        self.utils, self.launcher_cls = self, _Launcher
+        self.utils, self.launcher_cls = self, _launcher
 
     def __enter__(self) -> Device:
         from triton.runtime import driver

@@ -37,16 +37,23 @@ DSSZ = {
 }
 
 
+SHIFT = {4: 2, 8: 3, 16: 4}  # bytes -> log2
+
+
 def lds_index(M, av, off, size, ix):
-    a = av.astype(i64).reshape(-1) if ix is None else av.reshape(-1)[ix].astype(i64)
-    if off:
-        a = a + off
-    if len(a) and int(a.max()) + size > M.lds_size:
+    """-> (offset in the workgroup's LDS without `off`, index into all of it) of the active lanes"""
+    base = M.lds_lane_base
+    a = av.reshape(-1)
+    if ix is not None:
+        a, base = a[ix], base[ix]
+    if len(a) and int(a.max()) + off + size > M.lds_size:
         raise MemFault(
-            f"LDS access of {size} bytes at offset {int(a.max())} beyond the {M.lds_size} bytes allocated"
+            f"LDS access of {size} bytes at offset {int(a.max()) + off} beyond the {M.lds_size} bytes allocated"
         )
-    base = np.broadcast_to(M.lds_base, (M.W, 64)).reshape(-1)
-    return a, a + (base if ix is None else base[ix])
+    g = a + base  # unsigned 32 bits + signed 64 bits
+    if off:
+        g += off
+    return a, g
 
 
 def lds_load(M, g, size):
@@ -59,9 +66,9 @@ def lds_load(M, g, size):
         ).astype(u32)
     if al & 3:
         return M.lds[g[:, None] + np.arange(size)].view(u32)
-    return (
-        M.lds32[(g >> 2)[:, None] + np.arange(size // 4)] if size > 4 else M.lds32[g >> 2][:, None]
-    )
+    if al & (size - 1) == 0:
+        return M.lds_wide[size].take(g >> SHIFT[size]).view(u32).reshape(-1, size // 4)
+    return M.lds32[(g >> 2)[:, None] + np.arange(size // 4)]
 
 
 def lds_store(M, g, size, d):
@@ -78,6 +85,9 @@ def lds_store(M, g, size, d):
             M.lds16[g >> 1] = d.astype(u16)
     elif al & 3:
         M.lds[g[:, None] + np.arange(size)] = np.ascontiguousarray(d).view(u8)
+    elif al & (size - 1) == 0:
+        wide = M.lds_wide[size]
+        wide[g >> SHIFT[size]] = np.ascontiguousarray(d).view(wide.dtype).reshape(-1)
     else:
         M.lds32[(g >> 2)[:, None] + np.arange(size // 4)] = d
 
@@ -182,7 +192,7 @@ def compile_ds(M, ins, i):
                 if M.races is not None:
                     note_race(M, g, size, waves_of(M, ix), not rd, f"{ins.text} [{ins.loc}]")
                 if full_stats:
-                    note_banks(M, loc, size, ix, key)
+                    note_banks(M, loc.astype(i64) + oo, size, ix, key)
                 if rd:
                     write_load(M, r, size, kind, lds_load(M, g, size), ix)
                 elif size >= 4:

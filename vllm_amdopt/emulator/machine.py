@@ -85,7 +85,10 @@ class Machine:
         self.lds_stride = (lds_size + 63) // 64 * 64 + 64
         self.lds = np.zeros(nwg * self.lds_stride, u8)
         self.lds32, self.lds16 = self.lds.view(u32), self.lds.view(u16)
+        # 16 bytes travel as one complex number: NumPy copies its bits as they are
+        self.lds_wide = {4: self.lds32, 8: self.lds.view(u64), 16: self.lds.view(np.complex128)}
         self.lds_base = (self.wgid * self.lds_stride).astype(i64)[:, None]
+        self.lds_lane_base = np.repeat(self.lds_base[:, 0], 64)
         self.lane = np.arange(64, dtype=i64)
         self.scratch_size = (
             (int(prog.meta.get(".private_segment_fixed_size", 0) or 0) + 15) // 16 * 16

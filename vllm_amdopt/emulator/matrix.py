@@ -90,7 +90,16 @@ def compile_mfma(M, ins, base):
         sa, sb = src(M, ins.ops[4], "u"), src(M, ins.ops[5], "u")
         sha, shb = (8 * (osl[j] + 2 * osh[j]) for j in (0, 1))
 
+    def operand16(r, n, t, size):
+        """the usual case, one block of bf16 or f16: reordered while it is still 16 bits wide"""
+        g = 64 // size
+        x = M.V16[r : r + n].reshape(n, W, g, size, 2).transpose(1, 3, 2, 0, 4)
+        x = np.ascontiguousarray(x).reshape(W, size, g * n * 2)
+        return (bf2f(x) if t == "bf16" else x.view(f16)).astype(f64)
+
     def operand(r, n, t, size):
+        if nb == 1 and t in ("bf16", "f16"):
+            return operand16(r, n, t, size)
         x = mat_elems(M, M.V[r : r + n].transpose(1, 2, 0), t)
         if nb > 1:
             if rt == "f64":

@@ -22,7 +22,7 @@ class _HostBytes:
 
 
 class Region:
-    __slots__ = ("ab", "base", "end", "hi", "keep", "lo", "name", "u8", "u16", "u32", "u64")
+    __slots__ = ("ab", "base", "end", "keep", "name", "u8", "u16", "u32", "u64", "wide")
 
     def __init__(self, base, nbytes, name, keep=None):
         self.base, self.end, self.name, self.keep = base, base + nbytes, name, keep
@@ -30,6 +30,7 @@ class Region:
         n = ((self.end + 15) & ~15) - self.ab
         self.u8 = np.asarray(_HostBytes(self.ab, n))
         self.u16, self.u32, self.u64 = self.u8.view(u16), self.u8.view(u32), self.u8.view(u64)
+        self.wide = self.u8.view(np.complex128)  # 16 bytes travel as one complex number
 
 
 class Memory:
@@ -118,9 +119,11 @@ class Memory:
         if al & 3 == 0:
             o >>= 2
             if k == 1:
-                return r.u32[o][:, None]
+                return r.u32.take(o)[:, None]
             if k == 2 and al & 7 == 0:
-                return r.u64[o >> 1].view(u32).reshape(-1, 2)
+                return r.u64.take(o >> 1).view(u32).reshape(-1, 2)
+            if k == 4 and al & 15 == 0:
+                return r.wide.take(o >> 2).view(u32).reshape(-1, 4)
             return r.u32[o[:, None] + np.arange(k)]
         return r.u8[o[:, None] + np.arange(size)].view(u32)
 
@@ -149,6 +152,10 @@ class Memory:
             o >>= 2
             if k == 1:
                 r.u32[o] = d.reshape(-1)
+            elif k == 2 and al & 7 == 0:
+                r.u64[o >> 1] = np.ascontiguousarray(d).view(u64).reshape(-1)
+            elif k == 4 and al & 15 == 0:
+                r.wide[o >> 2] = np.ascontiguousarray(d).view(np.complex128).reshape(-1)
             else:
                 r.u32[o[:, None] + np.arange(k)] = d
         else:

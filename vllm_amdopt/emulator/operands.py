@@ -315,7 +315,7 @@ def put(M, s, ty, hi=0, preserve=False, sdwa_sel=None, unused=None):
         a, b = M.V[n], M.V[n + 1]
 
         def st(v, where=None):
-            v = np.broadcast_to(np.asarray(v), (M.W, 64)).view(u64)
+            v = np.asarray(v).view(u64)
             if where is None and M.full:
                 a[...] = v
                 b[...] = v >> u64(32)
@@ -354,11 +354,12 @@ def put_mask(M, s):
     k, n, _cnt = parse_reg(s)
     assert k == "s" and n % 2 == 0
     d = M.S64[:, n // 2 : n // 2 + 1]
+    shape = (M.W, 64)
 
     def st(v, where=None):
         if not M.full:
             v = v & M.EX
-        p = pack(np.broadcast_to(v, (M.W, 64)))
+        p = pack(v if getattr(v, "shape", None) == shape else np.broadcast_to(v, shape))
         if M.allact:
             d[...] = p
         else:

@@ -56,12 +56,12 @@ def bfe32s(a, b, signed):
 
 def ovf_add(a, b):
     r = a + b
-    return r, ((a >= 0) == (b >= 0)) & ((r >= 0) != (a >= 0))
+    return r, ((a ^ r) & (b ^ r)) < 0
 
 
 def ovf_sub(a, b):
     r = a - b
-    return r, ((a >= 0) != (b >= 0)) & ((r >= 0) != (a >= 0))
+    return r, ((a ^ b) & (a ^ r)) < 0
 
 
 def sadd(n):
