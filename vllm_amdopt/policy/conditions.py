@@ -129,7 +129,7 @@ class VirtualDevice:
         return None if situation.hardware.virtual else "this is not a virtual device"
 
     def describe(self) -> str:
-        return "on by default on a virtual device (a CPU engine: proof, not speed)"
+        return "on a virtual device (a CPU engine: proof, not speed)"
 
 
 @dataclass(frozen=True)
@@ -374,6 +374,8 @@ class TritonPresent:
     def refusal(self, situation: Situation) -> str | None:
         if situation.software.triton is not None or situation.hardware.engine == "reference":
             return None
+        if situation.hardware.kind == "cpu":
+            return "Triton is not installed: pip install 'vllm-amdopt[cpu]', or install triton"
         return "Triton is not installed: install the triton package that belongs to your torch"
 
     def describe(self) -> str:
