@@ -101,11 +101,11 @@ def attend(
     The queries are the last n tokens of the keys. Length 0, a padding row of a captured graph,
     gets zeros.
     """
-    tokens, heads, _ = query.shape
+    tokens, heads, head_size = query.shape
     length, kv_heads, _ = keys.shape
     if length == 0:
         return torch.zeros_like(query)
-    grouped = query.reshape(tokens, kv_heads, heads // kv_heads, -1)
+    grouped = query.reshape(tokens, kv_heads, heads // kv_heads, head_size)
     scores = torch.einsum("nkgd,tkd->kgnt", grouped, keys) * scale
     if logits_soft_cap:
         scores = logits_soft_cap * torch.tanh(scores / logits_soft_cap)

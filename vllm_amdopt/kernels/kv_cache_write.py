@@ -1,0 +1,170 @@
+"""Kernels that write new keys and values, or MLA latents, into the paged cache, token by token."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import triton
+import triton.language as tl
+
+from vllm_amdopt.kernels.variants import CodegenVariant
+
+
+@dataclass(frozen=True)
+class LaunchConfig:
+    """`elements_per_program` bounds heads x padded head size in one program."""
+
+    elements_per_program: int
+    num_warps: int
+    why: str
+
+
+CONFIG = LaunchConfig(
+    elements_per_program=2048,
+    num_warps=1,
+    why=(
+        "a token of 8 heads of 128 is 2 KiB: one wave moves it in two 16-byte loads per lane, and "
+        "tokens, not heads, fill the GPU"
+    ),
+)
+
+
+def heads_per_program(heads: int, head_size: int) -> int:
+    """Heads that one program copies: a power of two, all of them where they fit."""
+    fitting = max(1, CONFIG.elements_per_program // triton.next_power_of_2(head_size))
+    return min(triton.next_power_of_2(heads), fitting)
+
+
+@triton.jit(do_not_specialize=["heads"])
+def write_heads_kernel(
+    key_ptr,
+    value_ptr,
+    k_cache_ptr,
+    v_cache_ptr,
+    slot_mapping_ptr,
+    heads,
+    key_stride_token,
+    key_stride_head,
+    value_stride_token,
+    value_stride_head,
+    k_stride_block,
+    k_stride_head,
+    k_stride_row,
+    v_stride_block,
+    v_stride_head,
+    v_stride_row,
+    HEAD_SIZE: tl.constexpr,
+    HEAD_TILE: tl.constexpr,
+    BLOCK_SIZE: tl.constexpr,
+):
+    """Grid (tokens, tiles of heads); the dtype is the cache's."""
+    token = tl.program_id(0).to(tl.int64)
+    slot = tl.load(slot_mapping_ptr + token)
+    if slot < 0:
+        return
+    block = slot // BLOCK_SIZE
+    row = slot % BLOCK_SIZE
+    head = (tl.program_id(1) * HEAD_TILE + tl.arange(0, HEAD_TILE))[:, None]
+    element = tl.arange(0, triton.next_power_of_2(HEAD_SIZE))[None, :]
+    present = (head < heads) & (element < HEAD_SIZE)
+
+    key = tl.load(
+        key_ptr + token * key_stride_token + head * key_stride_head + element, mask=present
+    )
+    value = tl.load(
+        value_ptr + token * value_stride_token + head * value_stride_head + element, mask=present
+    )
+    tl.store(
+        k_cache_ptr
+        + (block * k_stride_block + row * k_stride_row)
+        + head.to(tl.int64) * k_stride_head
+        + element,
+        key.to(k_cache_ptr.dtype.element_ty),
+        mask=present,
+    )
+    tl.store(
+        v_cache_ptr
+        + (block * v_stride_block + row * v_stride_row)
+        + head.to(tl.int64) * v_stride_head
+        + element,
+        value.to(v_cache_ptr.dtype.element_ty),
+        mask=present,
+    )
+
+
+@triton.jit
+def write_latent_kernel(
+    kv_c_ptr,
+    k_pe_ptr,
+    cache_ptr,
+    slot_mapping_ptr,
+    kv_c_stride_token,
+    k_pe_stride_token,
+    stride_block,
+    stride_row,
+    LATENT_SIZE: tl.constexpr,
+    ROPE_SIZE: tl.constexpr,
+    BLOCK_SIZE: tl.constexpr,
+):
+    """Grid (tokens,); the latent first, the rotary part behind it, in the cache's dtype."""
+    token = tl.program_id(0).to(tl.int64)
+    slot = tl.load(slot_mapping_ptr + token)
+    if slot < 0:
+        return
+    row_ptr = cache_ptr + (slot // BLOCK_SIZE) * stride_block + (slot % BLOCK_SIZE) * stride_row
+    latent = tl.arange(0, triton.next_power_of_2(LATENT_SIZE))
+    kv_c = tl.load(kv_c_ptr + token * kv_c_stride_token + latent, mask=latent < LATENT_SIZE)
+    tl.store(row_ptr + latent, kv_c.to(cache_ptr.dtype.element_ty), mask=latent < LATENT_SIZE)
+    rope = tl.arange(0, triton.next_power_of_2(ROPE_SIZE))
+    k_pe = tl.load(k_pe_ptr + token * k_pe_stride_token + rope, mask=rope < ROPE_SIZE)
+    tl.store(
+        row_ptr + LATENT_SIZE + rope, k_pe.to(cache_ptr.dtype.element_ty), mask=rope < ROPE_SIZE
+    )
+
+
+_HEAD_STRIDES = (
+    "key_stride_token",
+    "key_stride_head",
+    "value_stride_token",
+    "value_stride_head",
+    "k_stride_block",
+    "k_stride_head",
+    "k_stride_row",
+    "v_stride_block",
+    "v_stride_head",
+    "v_stride_row",
+)
+_LATENT_STRIDES = ("kv_c_stride_token", "k_pe_stride_token", "stride_block", "stride_row")
+
+CODEGEN_VARIANTS = (
+    CodegenVariant(
+        name="write_heads/bf16/8x128/block16",
+        kernel=write_heads_kernel,
+        signature={
+            "key_ptr": "*bf16",
+            "value_ptr": "*bf16",
+            "k_cache_ptr": "*bf16",
+            "v_cache_ptr": "*bf16",
+            "slot_mapping_ptr": "*i64",
+            "heads": "i32",
+            **dict.fromkeys(_HEAD_STRIDES, "i32"),
+        },
+        constexprs={"HEAD_SIZE": 128, "HEAD_TILE": 8, "BLOCK_SIZE": 16},
+        num_warps=CONFIG.num_warps,
+        divisible_by_16=_HEAD_STRIDES,
+    ),
+    CodegenVariant(
+        name="write_latent/bf16/512+64/block1",
+        kernel=write_latent_kernel,
+        signature={
+            "kv_c_ptr": "*bf16",
+            "k_pe_ptr": "*bf16",
+            "cache_ptr": "*bf16",
+            "slot_mapping_ptr": "*i64",
+            **dict.fromkeys(_LATENT_STRIDES, "i32"),
+        },
+        constexprs={"LATENT_SIZE": 512, "ROPE_SIZE": 64, "BLOCK_SIZE": 1},
+        num_warps=CONFIG.num_warps,
+        divisible_by_16=_LATENT_STRIDES,
+    ),
+)
