@@ -1,0 +1,277 @@
+"""vLLM attention backend AMDOPT_ATTN: MHA, GQA and MQA on our paged-attention operations.
+
+The batch arrives with its decode tokens first. They go to the split-KV decode operation, the rest
+(whole prompts and chunks of prompts) to the prefill operation; both read the paged cache that
+`do_kv_cache_update` has written before.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from vllm.v1.attention.backend import (
+    AttentionBackend,
+    AttentionCGSupport,
+    AttentionImpl,
+    AttentionLayer,
+    AttentionMetadataBuilder,
+    AttentionType,
+    CommonAttentionMetadata,
+)
+from vllm.v1.attention.backends.utils import split_decodes_and_prefills
+
+from vllm_amdopt.integration.cpu_engine import implementation, kernel_device
+from vllm_amdopt.integration.faults import attempt
+from vllm_amdopt.ops import kv_cache_write, paged_attention_decode, paged_attention_prefill
+
+NAME = "AMDOPT_ATTN"
+QUALNAME = f"{__name__}.AmdOptAttentionBackend"
+KERNEL_BLOCK_SIZES = (128, 64, 32, 16, 8, 4, 2, 1)
+
+
+class AmdOptAttentionBackend(AttentionBackend):
+    """What the backend takes; vLLM asks `validate_configuration` before it chooses it."""
+
+    forward_includes_kv_cache_update = False
+    supported_dtypes: ClassVar[list[torch.dtype]] = [torch.bfloat16, torch.float16, torch.float32]
+    supported_kv_cache_dtypes: ClassVar[list[Any]] = ["auto", "bfloat16", "float16", "float32"]
+
+    @staticmethod
+    def get_name() -> str:
+        return NAME
+
+    @staticmethod
+    def get_impl_cls() -> type[AmdOptAttentionImpl]:
+        return AmdOptAttentionImpl
+
+    @staticmethod
+    def get_builder_cls() -> type[AmdOptAttentionMetadataBuilder]:
+        return AmdOptAttentionMetadataBuilder
+
+    @staticmethod
+    def get_supported_kernel_block_sizes(kv_cache_spec: Any = None) -> list[Any]:
+        return list(KERNEL_BLOCK_SIZES)
+
+    @classmethod
+    def get_preferred_block_size(cls, default_block_size: int) -> int:
+        return default_block_size
+
+    @classmethod
+    def get_supported_head_sizes(cls) -> list[int]:
+        return list(paged_attention_prefill.HEAD_SIZES)
+
+    @classmethod
+    def supports_sliding_window(cls) -> bool:
+        return True
+
+    @classmethod
+    def supported_kv_cache_layouts(cls) -> Any:
+        # The kernels read through strides, so any layout does. LBHNC comes first because the
+        # offloading connector accepts no other.
+        from vllm.v1.kv_cache_interface import KVCacheLayout
+
+        names = ("LBHNC", "LBNHC", "LHBNC", "BLHNC", "BLNHC", "BHLNC")
+        return tuple(getattr(KVCacheLayout, name) for name in names if hasattr(KVCacheLayout, name))
+
+
+@dataclass
+class AmdOptAttentionMetadata:
+    """One batch: `num_decodes` requests with one query token each, then the others.
+
+    query_start_loc: int32 [requests + 1]; seq_lens: int32 [requests]; block_table: int32
+    [requests, blocks]; slot_mapping: int64 [tokens]. max_seq_len is an upper bound.
+    """
+
+    num_actual_tokens: int
+    num_decodes: int
+    num_decode_tokens: int
+    num_prefills: int
+    max_query_len: int
+    max_seq_len: int
+    query_start_loc: torch.Tensor
+    seq_lens: torch.Tensor
+    block_table: torch.Tensor
+    slot_mapping: torch.Tensor
+
+
+class AmdOptAttentionMetadataBuilder(AttentionMetadataBuilder[AmdOptAttentionMetadata]):
+    """Splits the batch without reading device memory, so that it suits asynchronous scheduling."""
+
+    _cudagraph_support: ClassVar[AttentionCGSupport] = (
+        AttentionCGSupport.UNIFORM_SINGLE_TOKEN_DECODE
+    )
+    reorder_batch_threshold: int = 1
+
+    def __init__(
+        self, kv_cache_spec: Any, layer_names: list[str], vllm_config: Any, device: torch.device
+    ) -> None:
+        super().__init__(kv_cache_spec, layer_names, vllm_config, device)
+        self._init_reorder_batch_threshold(1, supports_spec_as_decode=False)
+
+    def build(
+        self,
+        common_prefix_len: int,
+        common_attn_metadata: CommonAttentionMetadata,
+        fast_build: bool = False,
+    ) -> AmdOptAttentionMetadata:
+        common = common_attn_metadata
+        num_decodes, num_prefills, num_decode_tokens, _ = split_decodes_and_prefills(
+            common, decode_threshold=1
+        )
+        first_prefill_token = num_decode_tokens
+        query_start_loc = common.query_start_loc
+        if num_prefills and num_decodes:
+            query_start_loc = query_start_loc[num_decodes:] - first_prefill_token
+        return AmdOptAttentionMetadata(
+            num_actual_tokens=common.num_actual_tokens,
+            num_decodes=num_decodes,
+            num_decode_tokens=num_decode_tokens,
+            num_prefills=num_prefills,
+            max_query_len=common.max_query_len,
+            max_seq_len=common.max_seq_len,
+            query_start_loc=query_start_loc,
+            seq_lens=common.seq_lens,
+            block_table=common.block_table_tensor,
+            slot_mapping=common.slot_mapping,
+        )
+
+
+class AmdOptAttentionImpl(AttentionImpl[AmdOptAttentionMetadata]):
+    """One attention layer."""
+
+    def __init__(
+        self,
+        num_heads: int,
+        head_size: int,
+        scale: float,
+        num_kv_heads: int | None = None,
+        alibi_slopes: list[float] | None = None,
+        sliding_window: int | None = None,
+        kv_cache_dtype: str = "auto",
+        logits_soft_cap: float | None = None,
+        attn_type: str = AttentionType.DECODER,
+        kv_sharing_target_layer_name: str | None = None,
+        sinks: torch.Tensor | None = None,
+        **unknown: Any,
+    ) -> None:
+        refused = {
+            "ALiBi": alibi_slopes is not None,
+            "attention sinks": sinks is not None,
+            f"attention type {attn_type}": attn_type != AttentionType.DECODER,
+            f"the arguments {sorted(unknown)}": any(v is not None for v in unknown.values()),
+        }
+        for what, present in refused.items():
+            if present:
+                raise NotImplementedError(
+                    f"{NAME} does not do {what}; set VLLM_AMDOPT_ATTENTION=off for this model"
+                )
+        self.num_heads = num_heads
+        self.head_size = head_size
+        self.scale = float(scale)
+        self.num_kv_heads = num_kv_heads or num_heads
+        self.sliding_window = sliding_window or 0
+        self.kv_cache_dtype = kv_cache_dtype
+        self.logits_soft_cap = float(logits_soft_cap or 0.0)
+        self.kv_sharing_target_layer_name = kv_sharing_target_layer_name
+
+    def do_kv_cache_update(
+        self,
+        layer: AttentionLayer,
+        key: torch.Tensor,
+        value: torch.Tensor,
+        kv_cache: torch.Tensor,
+        slot_mapping: torch.Tensor,
+    ) -> None:
+        """Write new keys and values, [tokens, kv_heads, head_size], to their slots (-1: none)."""
+        if self.kv_sharing_target_layer_name is not None or kv_cache.numel() == 0:
+            return
+        k_cache, v_cache = self._split(kv_cache)
+
+        def write(how: str) -> None:
+            kv_cache_write.kv_cache_write(
+                key, value, k_cache, v_cache, slot_mapping, implementation=how
+            )
+
+        self._run(write)
+
+    def forward(
+        self,
+        layer: AttentionLayer,
+        query: torch.Tensor,
+        key: torch.Tensor,
+        value: torch.Tensor,
+        kv_cache: torch.Tensor,
+        attn_metadata: AmdOptAttentionMetadata | None,
+        output: torch.Tensor,
+        output_scale: torch.Tensor | None = None,
+        output_block_scale: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """Attention of query [tokens, heads, head_size] over the cache, written to `output`.
+
+        kv_cache: [blocks, kv_heads, block_size, 2 * head_size], keys first. Without metadata vLLM
+        only measures memory, and there is nothing to attend to.
+        """
+        if output_scale is not None or output_block_scale is not None:
+            raise NotImplementedError(f"{NAME} does not quantize its output")
+        if attn_metadata is None or kv_cache.numel() == 0:
+            return output.fill_(0)
+        meta = attn_metadata
+        k_cache, v_cache = self._split(kv_cache)
+        shape = (-1, self.num_heads, self.head_size)
+        queries = query.view(shape)
+        outputs = output.view(shape)
+        options: dict[str, Any] = {
+            "sliding_window": self.sliding_window,
+            "logits_soft_cap": self.logits_soft_cap,
+            "max_seq_len": meta.max_seq_len,
+        }
+        decodes, first = meta.num_decodes, meta.num_decode_tokens
+
+        def attend(how: str) -> None:
+            if decodes:
+                paged_attention_decode.paged_attention_decode(
+                    queries[:first],
+                    k_cache,
+                    v_cache,
+                    meta.block_table[:decodes],
+                    meta.seq_lens[:decodes],
+                    self.scale,
+                    outputs[:first],
+                    implementation=how,
+                    **options,
+                )
+            if meta.num_prefills:
+                paged_attention_prefill.paged_attention_prefill(
+                    queries[first : meta.num_actual_tokens],
+                    k_cache,
+                    v_cache,
+                    meta.block_table[decodes:],
+                    meta.seq_lens[decodes:],
+                    meta.query_start_loc,
+                    self.scale,
+                    outputs[first : meta.num_actual_tokens],
+                    max_query_len=meta.max_query_len,
+                    implementation=how,
+                    **options,
+                )
+
+        self._run(attend)
+        return output
+
+    def _split(self, kv_cache: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        return kv_cache[..., : self.head_size], kv_cache[..., self.head_size :]
+
+    @staticmethod
+    def _run(work: Any) -> None:
+        """Run with the kernels of this process; where they fail, with the plain PyTorch reference.
+
+        The cache already holds this backend's data, so stock attention cannot take over here.
+        """
+
+        def kernels() -> None:
+            with kernel_device():
+                work(implementation())
+
+        attempt("attention_forward", kernels, lambda: work("reference"))

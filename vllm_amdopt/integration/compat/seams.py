@@ -1,0 +1,111 @@
+"""The places in vLLM that features hang on, and whether the installed vLLM has them.
+
+A seam is looked for in the text of vLLM's modules: nothing is imported for it, so it costs
+milliseconds and works for modules that cannot be imported on this machine.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+PLATFORMS = ("cpu", "rocm", "cuda")
+
+
+@dataclass(frozen=True)
+class Seam:
+    """One place: `texts` must occur in the source of `module`. `platforms` need it."""
+
+    key: str
+    module: str
+    texts: tuple[str, ...]
+    platforms: tuple[str, ...] = PLATFORMS
+
+
+SEAMS: tuple[Seam, ...] = (
+    Seam(
+        "attention_backend",
+        "vllm.v1.attention.backends.registry",
+        ("class AttentionBackendEnum", "def register_backend("),
+    ),
+    Seam(
+        "attention_backend",
+        "vllm.platforms.interface",
+        ("def get_attn_backend_cls(", "attn_selector_config"),
+    ),
+    Seam(
+        "mla_backend",
+        "vllm.model_executor.layers.attention.mla_attention",
+        ("class MLACommonImpl", "def forward_mqa("),
+    ),
+    Seam(
+        "mla_backend",
+        "vllm.v1.attention.backends.mla.cpu_mla",
+        ("class CPUMLAImpl", "def do_kv_cache_update("),
+        ("cpu",),
+    ),
+    Seam(
+        "unquantized_gemm",
+        "vllm.model_executor.layers.utils",
+        ("def dispatch_cpu_unquantized_gemm(",),
+        ("cpu",),
+    ),
+    Seam(
+        "unquantized_gemm",
+        "vllm.model_executor.layers.utils",
+        ("def rocm_unquantized_gemm_impl(", 'op_name="rocm_unquantized_gemm"'),
+        ("rocm",),
+    ),
+    Seam(
+        "unquantized_gemm",
+        "vllm.model_executor.layers.utils",
+        ("def default_unquantized_gemm(", "def dispatch_unquantized_gemm("),
+        ("cuda",),
+    ),
+    Seam(
+        "device_communicator",
+        "vllm.distributed.device_communicators.cpu_communicator",
+        ("class CpuCommunicator", "def all_reduce("),
+        ("cpu",),
+    ),
+    Seam("device_communicator", "vllm.platforms.interface", ("def get_device_communicator_cls(",)),
+    Seam("block_size", "vllm.config.cache", ("user_specified_block_size",)),
+    Seam("block_size", "vllm.platforms.interface", ("def update_block_size_for_backend(",)),
+    Seam("kv_offload", "vllm.config.cache", ("kv_offloading_size",)),
+    Seam("aiter_environment", "vllm.envs", ("VLLM_ROCM_USE_AITER",)),
+)
+"""Checked one by one; a key is missing when any of its lines for the platform is."""
+
+
+@cache
+def _source(module: str) -> str | None:
+    try:
+        specification = importlib.util.find_spec(module)
+    except ImportError:
+        return None
+    if specification is None or specification.origin is None:
+        return None
+    try:
+        return Path(specification.origin).read_text(encoding="utf-8")
+    except OSError:
+        return None
+
+
+def missing_seams(platform: str) -> Mapping[str, str]:
+    """The seams that the installed vLLM lacks on `platform` ("cpu", "rocm", "cuda"), and why."""
+    missing: dict[str, str] = {}
+    for seam in SEAMS:
+        if platform not in seam.platforms or seam.key in missing:
+            continue
+        source = _source(seam.module)
+        if source is None:
+            missing[seam.key] = f"this vLLM has no module {seam.module}"
+            continue
+        for text in seam.texts:
+            if text not in source:
+                missing[seam.key] = f"this vLLM has no {text.strip()!r} in {seam.module}"
+                break
+    return missing

@@ -1,0 +1,66 @@
+"""Where our kernels run in this process: on the GPU, or on a CPU by one of four engines.
+
+On a CPU, `VLLM_AMDOPT_CPU_ENGINE` chooses between emulated gfx942 or gfx950 machine code (a virtual
+MI300X or MI355X), Triton's interpreter, and the plain PyTorch references.
+"""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager, nullcontext
+from functools import cache
+from typing import Any
+
+from vllm_amdopt.integration.plugin import environment
+
+EMULATED = ("gfx942", "gfx950")
+
+
+class EngineError(RuntimeError):
+    """The chosen engine cannot run here; the message says what to do."""
+
+
+@cache
+def cpu_engine() -> str | None:
+    """The engine in use on a CPU platform, None on a GPU. Fixed for the life of the process."""
+    from vllm.platforms import current_platform
+
+    from vllm_amdopt.policy.switches import read_switches
+
+    if not current_platform.is_cpu():
+        return None
+    return read_switches(environment()).engine
+
+
+@cache
+def implementation() -> str:
+    """Which implementation of our operations this process runs: "triton" or "reference"."""
+    return "reference" if cpu_engine() == "reference" else "triton"
+
+
+@cache
+def _device() -> AbstractContextManager[Any]:
+    engine = cpu_engine()
+    if engine is None or engine == "reference":
+        return nullcontext()
+    if engine == "interpreter":
+        _check_interpreter()
+        return nullcontext()
+    from vllm_amdopt.emulator.launch import Device
+
+    device: AbstractContextManager[Any] = Device(engine)
+    return device
+
+
+def kernel_device() -> AbstractContextManager[Any]:
+    """A context in which launching one of our Triton kernels reaches the right machine."""
+    return _device()
+
+
+def _check_interpreter() -> None:
+    import triton
+
+    if not triton.knobs.runtime.interpret:
+        raise EngineError(
+            "Triton was imported before the interpreter could be chosen; start vLLM with "
+            "TRITON_INTERPRET=1 in the environment"
+        )

@@ -1,0 +1,87 @@
+"""From vLLM's configuration to the facts that the policy decides on. Decides nothing itself."""
+
+from __future__ import annotations
+
+from importlib.metadata import PackageNotFoundError, version
+from typing import TYPE_CHECKING, Any
+
+from vllm_amdopt import hardware
+from vllm_amdopt.integration.compat.seams import missing_seams
+from vllm_amdopt.integration.cpu_engine import cpu_engine
+from vllm_amdopt.integration.plugin import environment
+from vllm_amdopt.policy.model_facts import ModelFacts, model_facts
+from vllm_amdopt.policy.plan import Situation, Software, UserChoices
+
+if TYPE_CHECKING:
+    from vllm.config import VllmConfig
+
+ALLOCATOR_VARIABLES = ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF", "PYTORCH_HIP_ALLOC_CONF")
+
+
+def situation(vllm_config: VllmConfig, platform: str) -> Situation:
+    """Everything the plan depends on, for `platform` ("cpu", "rocm" or "cuda")."""
+    return Situation(
+        model=_model(vllm_config),
+        hardware=_hardware(),
+        choices=user_choices(vllm_config),
+        software=Software(
+            vllm=vllm_version(),
+            triton=_version("triton"),
+            aiter=_version("amd-aiter"),
+            missing_seams=missing_seams(platform),
+        ),
+        environment=dict(environment()),
+    )
+
+
+def vllm_version() -> str | None:
+    """The version of the vLLM that is running."""
+    import vllm
+
+    return getattr(vllm, "__version__", None)
+
+
+def user_choices(vllm_config: VllmConfig) -> UserChoices:
+    """What the user asked of vLLM; read before anything of ours changed the configuration."""
+    cache, parallel = vllm_config.cache_config, vllm_config.parallel_config
+    model: Any = vllm_config.model_config
+    backend = vllm_config.attention_config.backend
+    allocator = ",".join(environment().get(name, "") for name in ALLOCATOR_VARIABLES)
+    return UserChoices(
+        block_size=cache.block_size if cache.user_specified_block_size else None,
+        attention_backend=None if backend is None else backend.name,
+        kv_offload=(
+            getattr(cache, "kv_offloading_size", None) is not None
+            or vllm_config.kv_transfer_config is not None
+        ),
+        disable_custom_all_reduce=parallel.disable_custom_all_reduce,
+        tensor_parallel_size=parallel.tensor_parallel_size,
+        pipeline_parallel_size=parallel.pipeline_parallel_size,
+        data_parallel_size=parallel.data_parallel_size,
+        max_model_len=None if model is None else model.max_model_len,
+        kv_cache_dtype=str(cache.cache_dtype),
+        dtype=None if model is None else str(model.dtype).removeprefix("torch."),
+        quantization=None if model is None else model.quantization,
+        expandable_segments="expandable_segments:true" in allocator.lower(),
+        expert_parallel=bool(parallel.enable_expert_parallel),
+        prefix_caching=cache.enable_prefix_caching,
+        sleep_mode=bool(getattr(model, "enable_sleep_mode", False)),
+    )
+
+
+def _model(vllm_config: VllmConfig) -> ModelFacts | None:
+    if vllm_config.model_config is None:
+        return None
+    return model_facts(vllm_config.model_config.hf_config.to_dict())
+
+
+def _hardware() -> hardware.Hardware:
+    engine = cpu_engine()
+    return hardware.detect() if engine is None else hardware.virtual(engine)
+
+
+def _version(distribution: str) -> str | None:
+    try:
+        return version(distribution)
+    except PackageNotFoundError:
+        return None

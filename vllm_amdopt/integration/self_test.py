@@ -1,0 +1,145 @@
+"""Each kernel proves itself against its reference before its first use on this machine.
+
+Runs in the worker, once per feature and model shape, when vLLM chooses a backend or binds the first
+layer; a failure switches that one feature off while stock vLLM can still take over.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+
+import torch
+
+from vllm_amdopt.integration.cpu_engine import implementation, kernel_device
+from vllm_amdopt.ops import (
+    gemm_small_batch,
+    kv_cache_write,
+    mla_decode,
+    paged_attention_decode,
+    paged_attention_prefill,
+)
+from vllm_amdopt.ops.tolerance import excess
+
+CONTEXT = 37
+"""Keys per sequence: neither a multiple of any tile nor of any page."""
+
+
+class SelfTestError(RuntimeError):
+    """A kernel disagrees with its reference on this machine; the message says by how much."""
+
+
+@cache
+def check_attention(
+    num_heads: int, num_kv_heads: int, head_size: int, block_size: int, dtype: torch.dtype
+) -> None:
+    """Write, prefill and decode one short sequence. Raises SelfTestError."""
+    generator = torch.Generator().manual_seed(0)
+    blocks = -(-CONTEXT // block_size) + 1
+    k_cache = torch.zeros(blocks, num_kv_heads, block_size, head_size, dtype=dtype)
+    v_cache = torch.zeros_like(k_cache)
+    key, value = (
+        torch.randn(CONTEXT, num_kv_heads, head_size, generator=generator).to(dtype)
+        for _ in range(2)
+    )
+    query = torch.randn(CONTEXT, num_heads, head_size, generator=generator).to(dtype)
+    table = torch.arange(blocks, dtype=torch.int32)[None]
+    lengths = torch.tensor([CONTEXT], dtype=torch.int32)
+    starts = torch.tensor([0, CONTEXT], dtype=torch.int32)
+    slots = torch.arange(CONTEXT, dtype=torch.int64)
+    device = _device()
+    k_cache, v_cache, key, value, query, table, lengths, starts, slots = (
+        tensor.to(device)
+        for tensor in (k_cache, v_cache, key, value, query, table, lengths, starts, slots)
+    )
+    scale = head_size**-0.5
+    options = {"max_query_len": CONTEXT, "max_seq_len": CONTEXT}
+    with kernel_device():
+        kv_cache_write.kv_cache_write(
+            key, value, k_cache, v_cache, slots, implementation=implementation()
+        )
+        prefill = torch.full_like(query, float("nan"))
+        paged_attention_prefill.paged_attention_prefill(
+            query, k_cache, v_cache, table, lengths, starts, scale, prefill,
+            implementation=implementation(), **options,
+        )  # fmt: skip
+        decode = torch.full_like(query[-1:], float("nan"))
+        paged_attention_decode.paged_attention_decode(
+            query[-1:], k_cache, v_cache, table, lengths, scale, decode,
+            max_seq_len=CONTEXT, implementation=implementation(),
+        )  # fmt: skip
+    reference = paged_attention_prefill.reference
+    truth = torch.empty_like(query, dtype=torch.float64)
+    reference(
+        query.double(), k_cache.double(), v_cache.double(), table, lengths, starts, scale, truth,
+        **options,
+    )  # fmt: skip
+    same = torch.empty_like(query)
+    reference(
+        query, k_cache, v_cache, table, lengths, starts, scale, same, compute_dtype=dtype, **options
+    )
+    _judge("chunked prefill", prefill, truth, same)
+    _judge("decode", decode, truth[-1:], same[-1:])
+
+
+@cache
+def check_mla(
+    num_heads: int, kv_lora_rank: int, rope_size: int, block_size: int, dtype: torch.dtype
+) -> None:
+    """Write and decode one short sequence of latents. Raises SelfTestError."""
+    generator = torch.Generator().manual_seed(0)
+    width = kv_lora_rank + rope_size
+    blocks = -(-CONTEXT // block_size) + 1
+    device = _device()
+    cache_ = torch.zeros(blocks, block_size, width, dtype=dtype, device=device)
+    latents = torch.randn(CONTEXT, width, generator=generator).to(dtype).to(device)
+    query = torch.randn(1, num_heads, width, generator=generator).to(dtype).to(device)
+    table = torch.arange(blocks, dtype=torch.int32, device=device)[None]
+    lengths = torch.tensor([CONTEXT], dtype=torch.int32, device=device)
+    slots = torch.arange(CONTEXT, dtype=torch.int64, device=device)
+    scale = width**-0.5
+    out = query.new_full((1, num_heads, kv_lora_rank), float("nan"))
+    with kernel_device():
+        kv_cache_write.latent_cache_write(
+            latents[:, :kv_lora_rank], latents[:, kv_lora_rank:], cache_, slots,
+            implementation=implementation(),
+        )  # fmt: skip
+        mla_decode.mla_decode(
+            query, cache_, table, lengths, scale, out, None,
+            kv_lora_rank=kv_lora_rank, max_seq_len=CONTEXT, implementation=implementation(),
+        )  # fmt: skip
+    truth = torch.empty_like(out, dtype=torch.float64)
+    same = torch.empty_like(out)
+    sizes = {"kv_lora_rank": kv_lora_rank, "max_seq_len": CONTEXT}
+    mla_decode.reference(
+        query.double(), cache_.double(), table, lengths, scale, truth, None, **sizes
+    )
+    mla_decode.reference(
+        query, cache_, table, lengths, scale, same, None, compute_dtype=dtype, **sizes
+    )
+    _judge("MLA decode", out, truth, same)
+
+
+@cache
+def check_gemm(dtype: torch.dtype) -> None:
+    """A product of odd sizes. Raises SelfTestError."""
+    generator = torch.Generator().manual_seed(0)
+    device = _device()
+    x = torch.randn(5, 96, generator=generator).to(dtype).to(device)
+    weight = torch.randn(80, 96, generator=generator).to(dtype).to(device)
+    with kernel_device():
+        out = gemm_small_batch.gemm_small_batch(x, weight, None, implementation=implementation())
+    _judge("GEMM", out, x.double() @ weight.double().T, x @ weight.T)
+
+
+def _device() -> torch.device:
+    from vllm.platforms import current_platform
+
+    if current_platform.is_cpu():
+        return torch.device("cpu")
+    return torch.device("cuda", torch.cuda.current_device())
+
+
+def _judge(what: str, out: torch.Tensor, truth: torch.Tensor, same: torch.Tensor) -> None:
+    sentence = excess(out, truth, same)
+    if sentence is not None:
+        raise SelfTestError(f"{what} disagrees with its reference on this machine: {sentence}")
