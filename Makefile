@@ -14,7 +14,7 @@ MAKE_ENVIRONMENT = "$(PYTHON)" tests/environment/make_environment.py
 
 help:  ## list the targets
 	@echo "vllm-amdopt: make TARGET   (PYTHON=python3.12 and VENV=/path choose others)"
-	@sed -n 's/^\([a-z-]*\):.*##/  \1:/p' Makefile | awk -F: '{ printf "%-16s%s\n", $$1, $$2 }'
+	@awk -F ':.*## *' '/^[a-z-]+:.*## / { printf "  %-14s%s\n", $$1, $$2 }' Makefile
 
 python:
 	@test -n "$(PYTHON)" || { echo "error: there is no Python 3.11 to 3.14 on PATH: install one, \

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import functools
+import itertools
 import json
 import os
 import secrets
@@ -250,7 +251,7 @@ class Server:
     def _threads_per_rank(self) -> int:
         flags = ("--tensor-parallel-size", "-tp")
         ranks = 1
-        for name, value in zip(self._arguments, [*self._arguments[1:], ""], strict=True):
+        for name, value in itertools.pairwise((*self._arguments, "")):
             if name in flags:
                 ranks = int(value)
             elif name.partition("=")[0] in flags:

@@ -1,0 +1,30 @@
+"""What holds for every test: the order (fast first) and an environment without our switches."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+TESTS = Path(__file__).resolve().parent
+
+DIRECTORY_ORDER = ("", "policy", "environment", "models", "kernels", "ops", "emulator")
+"""Directories whose tests start no server, cheap ones first; what is not listed comes before
+the last, and `integration`, which starts servers, is the last."""
+
+# A developer's shell may have them set; each test says itself what is switched.
+for _name in [name for name in os.environ if name.startswith("VLLM_AMDOPT")]:
+    del os.environ[_name]
+
+
+def position(path: Path) -> int:
+    """Where the tests of a file stand in a run."""
+    top = path.relative_to(TESTS).parts[0] if path.parent != TESTS else ""
+    if top == "integration":
+        return len(DIRECTORY_ORDER) + 1
+    return DIRECTORY_ORDER.index(top) if top in DIRECTORY_ORDER else len(DIRECTORY_ORDER)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: position(item.path))
