@@ -52,7 +52,7 @@ def _log(plan: Plan) -> None:
         logger.warning("vllm-amdopt: %s", warning)
     for sentence in plan.warnings:
         logger.warning("vllm-amdopt: %s", sentence)
-    logger.info("vllm-amdopt plan %s\n%s", plan.digest, render_plan_table(plan))
+    logger.info("vllm-amdopt plan:\n%s", render_plan_table(plan))
     if plan.warnings and faults.strict():
         raise faults.FeatureError(f"vllm-amdopt: {plan.warnings[0]} (VLLM_AMDOPT_STRICT=1)")
 

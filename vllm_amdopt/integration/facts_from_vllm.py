@@ -43,6 +43,8 @@ def vllm_version() -> str | None:
 
 def user_choices(vllm_config: VllmConfig) -> UserChoices:
     """What the user asked of vLLM; read before anything of ours changed the configuration."""
+    from vllm.platforms import current_platform
+
     cache, parallel = vllm_config.cache_config, vllm_config.parallel_config
     model: Any = vllm_config.model_config
     backend = vllm_config.attention_config.backend
@@ -54,7 +56,10 @@ def user_choices(vllm_config: VllmConfig) -> UserChoices:
             getattr(cache, "kv_offloading_size", None) is not None
             or vllm_config.kv_transfer_config is not None
         ),
-        disable_custom_all_reduce=parallel.disable_custom_all_reduce,
+        # Where the platform has no custom all-reduce, vLLM sets the flag itself.
+        disable_custom_all_reduce=(
+            parallel.disable_custom_all_reduce and current_platform.use_custom_allreduce()
+        ),
         tensor_parallel_size=parallel.tensor_parallel_size,
         pipeline_parallel_size=parallel.pipeline_parallel_size,
         data_parallel_size=parallel.data_parallel_size,

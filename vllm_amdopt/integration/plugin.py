@@ -232,7 +232,7 @@ def _getter(name: str) -> Callable[[], str]:
 
 
 def _import_class(qualname: str) -> None:
-    """Import our platform now: a failure here is a fallback still, in vLLM's hands it is a crash."""
+    """Import our platform now: a failure here still is a fallback, later it is a crash."""
     from importlib import import_module
 
     module, name = qualname.rsplit(".", 1)
