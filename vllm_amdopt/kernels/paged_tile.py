@@ -36,8 +36,8 @@ def token_offsets(
     """(scalar base, [TILE] offsets) in elements; their sum is where each token's row starts."""
     token = tl.arange(0, TILE)
     if BLOCK_SIZE >= TILE:
-        base = blocks * stride_block + (tile_start % BLOCK_SIZE).to(tl.int64) * stride_token
+        base = blocks * stride_block + (tile_start % BLOCK_SIZE) * stride_token
         return base, token * stride_token
     else:
         row = (tile_start + token) % BLOCK_SIZE
-        return tile_start.to(tl.int64) * 0, blocks * stride_block + row * stride_token
+        return 0, blocks * stride_block + row * stride_token
