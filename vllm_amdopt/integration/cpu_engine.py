@@ -57,10 +57,12 @@ def kernel_device() -> AbstractContextManager[Any]:
 
 
 def _check_interpreter() -> None:
-    import triton
+    """Triton decides while it is imported whether its own library functions can be interpreted."""
+    import triton.language
+    from triton.runtime.interpreter import InterpretedFunction
 
-    if not triton.knobs.runtime.interpret:
+    if not isinstance(triton.language.sum, InterpretedFunction):
         raise EngineError(
-            "Triton was imported before the interpreter could be chosen; start vLLM with "
+            "Triton was imported before the interpreter could be chosen; start the program with "
             "TRITON_INTERPRET=1 in the environment"
         )
