@@ -32,6 +32,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+CACHES = Path(__file__).resolve().parents[1] / ".cache"
+"""Compiled kernels and graphs, shared by all servers of a checkout; `make clean` removes them."""
+
 START_SECONDS = 300.0
 """For a slow shared machine; docs/startup_cost.md has what a start takes on an idle one."""
 
@@ -80,7 +83,7 @@ class Server:
     arguments: further arguments of `vllm serve`.
     environment: added to the environment; an empty value removes the variable. VLLM_* variables
         of the caller are not passed on, so that a test means the same on every machine.
-    folder: where the log and vLLM's caches go; a temporary one by default, which is removed.
+    folder: where the log goes; a temporary one by default, which is removed.
     log_name: the log's file name in the folder.
     port: tried first; another one is taken when it is in use.
     program: what stands before the model on the command line; a test of the launcher replaces it.
@@ -231,12 +234,12 @@ class Server:
 
     def process_environment(self) -> dict[str, str]:
         """The caller's environment without VLLM_*, with the quiet settings and the changes."""
-        assert self._folder is not None
         environment = {
             name: value for name, value in os.environ.items() if not name.startswith("VLLM_")
         }
         environment.update(QUIET_ENVIRONMENT)
-        environment["VLLM_CACHE_ROOT"] = str(self._folder / "vllm-cache")
+        environment["VLLM_CACHE_ROOT"] = str(CACHES / "vllm")
+        environment["TRITON_CACHE_DIR"] = str(CACHES / "triton")
         # "auto" pins a server to half of the cores and gives one memory node to each rank: on a
         # machine with one node, tensor parallelism would not start. The system schedules well.
         environment["VLLM_CPU_OMP_THREADS_BIND"] = "nobind"
@@ -335,9 +338,13 @@ class Server:
             answer = error.read().decode(errors="replace")
             raise ServerError(f"HTTP {error.code} from {request.selector}: {answer}") from None
         except OSError as error:
-            if self._process is not None and self._process.poll() is not None:
-                code = self._process.returncode
-                raise ServerError(self._failure(f"the server died (exit code {code})")) from error
+            process = self._process
+            if process is not None and not isinstance(error, ConnectionRefusedError):
+                # A connection breaks a moment before the process that held it is gone.
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    code = process.wait(1.0)
+                    died = self._failure(f"the server died (exit code {code})")
+                    raise ServerError(died) from error
             raise
 
 
