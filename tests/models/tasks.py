@@ -4,10 +4,11 @@ Plain text and the standard library only, so a server test, the demo and the tra
 use it. It is not a benchmark of language ability: it tells a right attention kernel from a wrong
 one, because every answer character has to be looked up in the context.
 
-`recall`: a list of one-letter keys and one-digit values, then six of the keys; the answer is their
-values, in the order asked::
+`recall`: key-value pairs between braces, then one key. The answer is its value, then the value of
+that (every letter that is a value is also a key), and so on until a digit: six look-ups in a row,
+each over the whole list, where one wrong step spoils all that follow::
 
-    {q7,b2,Z9, ... ,c1}?Zcqbxm=      ->  917240
+    {qB,b2,Zm, ... ,BZ,mx,xc,c1}?q      ->  BZmxc1
 
 `copy`: a string of different characters between brackets, then the same string again but for its
 last six characters; the answer is those six::
@@ -28,15 +29,14 @@ Task = Literal["recall", "copy"]
 
 TASKS: Final[tuple[Task, ...]] = ("recall", "copy")
 KEYS: Final = string.ascii_letters
-VALUES: Final = string.digits
+ENDS: Final = string.digits
 SYMBOLS: Final = string.ascii_letters + string.digits
 
-#: Every recall question asks for this many keys: the answer of each stands a fixed distance after
-#: its question, which is what keeps the task learnable in minutes.
+#: Characters of every answer.
 ANSWER_LENGTH: Final = 6
 
-#: Held-out prompts are 64 to 165 tokens long.
-RECALL_PAIRS: Final = (20, len(KEYS))
+#: Held-out prompts are 64 to 159 tokens long.
+RECALL_PAIRS: Final = (21, len(KEYS))
 COPY_LENGTH: Final = (34, len(SYMBOLS))
 
 #: Separates the held-out items from everything the training script draws.
@@ -54,42 +54,53 @@ class Item:
 
 @dataclass(frozen=True)
 class Sequence:
-    """A training text and its scored characters.
+    """A training text and what the model is to say after each of its characters.
 
     text: whole sequence; `END` stands for the end token.
-    scored: for each character, whether the model is trained to predict it.
+    targets: as long as `text`; the character wanted after each one, or "" where nothing is scored.
     """
 
     text: str
-    scored: tuple[bool, ...]
+    targets: tuple[str, ...]
 
 
 #: Placeholder for the end token in a training text (never part of a prompt or an answer).
 END: Final = "\x03"
 
 
-def _pairs(rng: random.Random, count: int) -> dict[str, str]:
-    return {key: rng.choice(VALUES) for key in rng.sample(KEYS, count)}
+def _chains(rng: random.Random, pair_count: int) -> list[str]:
+    """Disjoint chains of keys that each end in a digit, with `pair_count` keys in all.
+
+    All have six keys but for one shorter chain with what is left over.
+    """
+    keys = rng.sample(KEYS, pair_count)
+    return [
+        "".join(keys[start : start + ANSWER_LENGTH]) + rng.choice(ENDS)
+        for start in range(0, pair_count, ANSWER_LENGTH)
+    ]
 
 
-def _listing(pairs: dict[str, str]) -> str:
-    return "{" + ",".join(key + value for key, value in pairs.items()) + "}"
-
-
-def recall_item(rng: random.Random, pair_count: int) -> Item:
-    """A recall item with `pair_count` pairs in its list (at least six, at most 52)."""
-    return recall_conversation(rng, pair_count, 1)[0]
+def _listing(rng: random.Random, chains: list[str]) -> str:
+    pairs = [chain[i : i + 2] for chain in chains for i in range(len(chain) - 1)]
+    return "{" + ",".join(rng.sample(pairs, len(pairs))) + "}"
 
 
 def recall_conversation(rng: random.Random, pair_count: int, questions: int) -> list[Item]:
-    """Several questions about one list: their prompts share the list as a common prefix."""
-    pairs = _pairs(rng, pair_count)
-    items = []
-    for _ in range(questions):
-        asked = rng.sample(list(pairs), ANSWER_LENGTH)
-        prompt = f"{_listing(pairs)}?{''.join(asked)}="
-        items.append(Item("recall", prompt, "".join(pairs[key] for key in asked)))
-    return items
+    """Several questions about one list: their prompts share the list as a common prefix.
+
+    pair_count: 6 to 52. questions: at most pair_count // 6.
+    """
+    chains = _chains(rng, pair_count)
+    listing = _listing(rng, chains)
+    asked = [chain for chain in chains if len(chain) == ANSWER_LENGTH + 1]
+    if questions > len(asked):
+        raise ValueError(f"{pair_count} pairs allow {len(asked)} questions, not {questions}.")
+    return [Item("recall", f"{listing}?{chain[0]}", chain[1:]) for chain in asked[:questions]]
+
+
+def recall_item(rng: random.Random, pair_count: int) -> Item:
+    """A recall item with `pair_count` pairs in its list (6 to 52)."""
+    return recall_conversation(rng, pair_count, 1)[0]
 
 
 def copy_item(rng: random.Random, length: int) -> Item:
@@ -113,21 +124,17 @@ def held_out(task: Task, count: int) -> list[Item]:
 def training_sequence(rng: random.Random, task: Task, size: int) -> Sequence:
     """A training text with many scored characters: the same tasks, asked densely.
 
-    recall: `size` pairs, then as many six-key questions as there are keys, no key asked twice (so
-    that no answer can be read off an earlier one). copy: a string of `size` characters, repeated.
+    recall: `size` pairs, then the question and answer of every chain. copy: a string of `size`
+    characters, repeated; its first repeated character is not scored, because a prompt always
+    contains it.
     """
     if task == "copy":
         text = "".join(rng.sample(SYMBOLS, size))
-        # The first repeated character is not scored: a prompt always contains it.
-        return Sequence(
-            f"[{text}]{text}{END}", (False,) * (size + 3) + (True,) * (size - 1) + (True,)
-        )
-    pairs = _pairs(rng, size)
-    listing = _listing(pairs)
-    pieces, scored = [listing], [False] * len(listing)
-    asked = rng.sample(list(pairs), size)
-    for start in range(0, size - ANSWER_LENGTH + 1, ANSWER_LENGTH):
-        group = asked[start : start + ANSWER_LENGTH]
-        pieces.append(f"?{''.join(group)}={''.join(pairs[key] for key in group)}{END}")
-        scored += [False] * (ANSWER_LENGTH + 2) + [True] * (ANSWER_LENGTH + 1)
-    return Sequence("".join(pieces), tuple(scored))
+        return Sequence(f"[{text}]{text}{END}", ("",) * (size + 2) + (*text[1:], END) + ("",))
+    chains = _chains(rng, size)
+    pieces = [_listing(rng, chains)]
+    targets = [""] * len(pieces[0])
+    for chain in rng.sample(chains, len(chains)):
+        pieces.append(f"?{chain}{END}")
+        targets += ["", *chain[1:], END, ""]
+    return Sequence("".join(pieces), tuple(targets))
