@@ -3,13 +3,13 @@
 Every class is a frozen record with `refusal(situation)` (None = holds; else one sentence that
 says what is in the way and, where there is a remedy, what to do) and `describe()` (what it asks,
 for the generated pages). Conditions look at nothing but the Situation they are given.
+Conditions on the model are in `model_conditions`.
 """
 
 from dataclasses import dataclass
 from typing import Protocol
 
 from vllm_amdopt.hardware import architecture
-from vllm_amdopt.policy.model_facts import ATTENTION_WORDS
 from vllm_amdopt.policy.situation import Situation, is_true
 from vllm_amdopt.policy.versions import contains, release
 
@@ -65,12 +65,12 @@ class KernelTarget:
                 f"{hardware.gfx} is RDNA: the kernels are refused there until somebody tunes them"
             )
         return (
-            f"{hardware.gfx or 'this AMD GPU'} is not one of {_either(self.gfx)}, "
+            f"{hardware.gfx or 'this AMD GPU'} is not one of {either(self.gfx)}, "
             "which the kernels are written for"
         )
 
     def describe(self) -> str:
-        return f"GPU {_either(self.gfx)}, a CPU engine, or an NVIDIA GPU as a stand-in"
+        return f"GPU {either(self.gfx)}, a CPU engine, or an NVIDIA GPU as a stand-in"
 
 
 @dataclass(frozen=True)
@@ -96,15 +96,15 @@ class GfxIn:
     def refusal(self, situation: Situation) -> str | None:
         hardware = situation.hardware
         if hardware.kind != "amd":
-            return f"this machine has no AMD GPU of {_either(self.gfx)}"
+            return f"this machine has no AMD GPU of {either(self.gfx)}"
         if hardware.gfx in self.gfx:
             return None
-        return f"{hardware.gfx or 'this AMD GPU'} is not one of {_either(self.gfx)}" + (
+        return f"{hardware.gfx or 'this AMD GPU'} is not one of {either(self.gfx)}" + (
             f": {self.why}" if self.why else ""
         )
 
     def describe(self) -> str:
-        return f"GPU {_either(self.gfx)}"
+        return f"GPU {either(self.gfx)}"
 
 
 @dataclass(frozen=True)
@@ -162,133 +162,7 @@ class EngineDtype:
         )
 
     def describe(self) -> str:
-        return f"dtype {_either(self.dtypes)} with VLLM_AMDOPT_CPU_ENGINE=interpreter"
-
-
-# --- the model -----------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class ModelKnown:
-    """The model's config.json could be read."""
-
-    def refusal(self, situation: Situation) -> str | None:
-        if situation.model is not None:
-            return None
-        return "the model's config.json could not be read, so nothing is known about it"
-
-    def describe(self) -> str:
-        return "a readable model configuration"
-
-
-@dataclass(frozen=True)
-class AttentionKindIn:
-    """The model's attention is one of these kinds; `why` ends the sentence."""
-
-    kinds: tuple[str, ...]
-    why: str = ""
-
-    def refusal(self, situation: Situation) -> str | None:
-        model = situation.model
-        if model is None:
-            return ModelKnown().refusal(situation)
-        if model.attention in self.kinds:
-            return None
-        wanted = _either(tuple(ATTENTION_WORDS[kind] for kind in self.kinds))
-        sentence = f"the model has {ATTENTION_WORDS[model.attention]}, not {wanted}"
-        return f"{sentence}: {self.why}" if self.why else sentence
-
-    def describe(self) -> str:
-        return f"{_either(tuple(ATTENTION_WORDS[kind] for kind in self.kinds))} attention"
-
-
-@dataclass(frozen=True)
-class PlainCausalAttention:
-    """Causal decoder attention without the variations that our attention kernels lack."""
-
-    def refusal(self, situation: Situation) -> str | None:
-        model = situation.model
-        if model is None:
-            return ModelKnown().refusal(situation)
-        if model.encoder_only:
-            return "the model is an encoder; the kernels are for causal decoders"
-        if model.encoder_decoder:
-            return "the model is an encoder-decoder; the kernels are for causal decoders"
-        if model.has_sinks:
-            return "the model has attention sinks, which the kernels do not know"
-        if model.has_alibi:
-            return "the model has ALiBi position biases, which the kernels do not know"
-        if model.bidirectional_images:
-            return "the model's image tokens attend in both directions, which the kernels do not do"
-        if model.attention_chunk_size:
-            return "the model has chunked local attention, which is not proved with the kernels yet"
-        return None
-
-    def describe(self) -> str:
-        return (
-            "a causal decoder without attention sinks, ALiBi, bidirectional image tokens or "
-            "chunked local attention"
-        )
-
-
-@dataclass(frozen=True)
-class DtypeIn:
-    """The model's dtype, where it is known, is one of these."""
-
-    dtypes: tuple[str, ...]
-
-    def refusal(self, situation: Situation) -> str | None:
-        if situation.dtype is None or situation.dtype in self.dtypes:
-            return None
-        return f"the model runs in {situation.dtype}, the kernels in {_either(self.dtypes)}"
-
-    def describe(self) -> str:
-        return f"dtype {_either(self.dtypes)}"
-
-
-@dataclass(frozen=True)
-class CacheDtypeIn:
-    """The KV cache dtype, as --kv-cache-dtype names it, is one of these."""
-
-    dtypes: tuple[str, ...]
-
-    def refusal(self, situation: Situation) -> str | None:
-        dtype = situation.choices.kv_cache_dtype
-        if dtype in self.dtypes:
-            return None
-        return f"the KV cache is {dtype}; the kernels read {_either(self.dtypes)} so far"
-
-    def describe(self) -> str:
-        return f"--kv-cache-dtype {_either(self.dtypes)}"
-
-
-@dataclass(frozen=True)
-class Unquantized:
-    """The weights are not quantized."""
-
-    def refusal(self, situation: Situation) -> str | None:
-        method = situation.quantization
-        if situation.model is None and method is None:
-            return ModelKnown().refusal(situation)
-        if method is None:
-            return None
-        return f"the weights are quantized ({method}); the kernel is for unquantized linear layers"
-
-    def describe(self) -> str:
-        return "unquantized weights"
-
-
-@dataclass(frozen=True)
-class ContextKnown:
-    """The context length is known, from --max-model-len or from the model."""
-
-    def refusal(self, situation: Situation) -> str | None:
-        if situation.context is not None:
-            return None
-        return "the context length is not known, so no size can be chosen: set --max-model-len"
-
-    def describe(self) -> str:
-        return "a known context length"
+        return f"dtype {either(self.dtypes)} with VLLM_AMDOPT_CPU_ENGINE=interpreter"
 
 
 # --- parallelism ---------------------------------------------------------------------------------
@@ -340,28 +214,6 @@ class PipelineParallelAtMost:
 
     def describe(self) -> str:
         return f"pipeline parallel size at most {self.stages}"
-
-
-@dataclass(frozen=True)
-class KvCopiesAtMost:
-    """Tensor parallelism stores each KV head at most this many times."""
-
-    copies: int
-
-    def refusal(self, situation: Situation) -> str | None:
-        model, ranks = situation.model, situation.choices.tensor_parallel_size
-        if model is None or model.num_kv_heads <= 0:
-            return ModelKnown().refusal(situation) if model is None else None
-        stored = -(-ranks // model.num_kv_heads)
-        if stored <= self.copies:
-            return None
-        return (
-            f"{ranks} tensor-parallel ranks share {model.num_kv_heads} KV heads, so each would be "
-            f"offloaded {stored} times"
-        )
-
-    def describe(self) -> str:
-        return f"each KV head stored at most {self.copies} times over the ranks"
 
 
 # --- software ------------------------------------------------------------------------------------
@@ -536,7 +388,7 @@ class MlaNotDisabled:
         return "VLLM_MLA_DISABLE not set"
 
 
-def _either(names: tuple[str, ...]) -> str:
+def either(names: tuple[str, ...]) -> str:
     """("a", "b", "c") -> "a, b or c"."""
     return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} or {names[-1]}"
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from vllm_amdopt.policy import conditions as when
+from vllm_amdopt.policy import model_conditions as model_is
 
 VLLM_RANGE = ">=0.30,<0.34"
 """The vLLM versions that this plugin is written for."""
@@ -58,11 +59,15 @@ class Feature:
 
 _KERNEL_DTYPES = ("bfloat16", "float16", "float32")
 _CACHE_DTYPES = ("auto", "bfloat16", "float16", "float32")
+# What the kernels are tested for: HEAD_SIZES, KV_LORA_RANKS and ROPE_SIZES of the operations.
+_HEAD_SIZES = (32, 64, 80, 96, 128, 192, 256)
+_KV_LORA_RANKS = (256, 512)
+_ROPE_SIZES = (64,)
 _KERNELS_RUN = (
     when.KernelTarget(("gfx942", "gfx950")),
     when.TritonPresent(),
     when.EngineDtype(),
-    when.DtypeIn(_KERNEL_DTYPES),
+    model_is.DtypeIn(_KERNEL_DTYPES),
 )
 _COMPILED = Evidence("compiled", "for gfx942 and gfx950; run as emulated machine code")
 
@@ -81,10 +86,11 @@ FEATURES: tuple[Feature, ...] = (
         seam="attention_backend",
         reason="own kernels keep all compute units busy at small batches and long contexts",
         requires=(
-            when.ModelKnown(),
-            when.AttentionKindIn(("mha", "gqa", "mqa")),
-            when.PlainCausalAttention(),
-            when.CacheDtypeIn(_CACHE_DTYPES),
+            model_is.ModelKnown(),
+            model_is.AttentionKindIn(("mha", "gqa", "mqa")),
+            model_is.PlainCausalAttention(),
+            model_is.HeadSizeIn(_HEAD_SIZES),
+            model_is.CacheDtypeIn(_CACHE_DTYPES),
             *_KERNELS_RUN,
         ),
         default_when=_default_when("attention"),
@@ -103,10 +109,11 @@ FEATURES: tuple[Feature, ...] = (
         seam="mla_backend",
         reason="own kernel reads each latent row once for all heads, at any block size",
         requires=(
-            when.ModelKnown(),
-            when.AttentionKindIn(("mla",)),
+            model_is.ModelKnown(),
+            model_is.AttentionKindIn(("mla",)),
             when.MlaNotDisabled(),
-            when.CacheDtypeIn(_CACHE_DTYPES),
+            model_is.LatentIn(_KV_LORA_RANKS, _ROPE_SIZES),
+            model_is.CacheDtypeIn(_CACHE_DTYPES),
             *_KERNELS_RUN,
         ),
         default_when=_default_when("mla"),
@@ -121,7 +128,7 @@ FEATURES: tuple[Feature, ...] = (
         swaps="unquantized linear layers at small batches, on an own Triton GEMM",
         seam="unquantized_gemm",
         reason="at decode a linear layer is a walk over its weights, which split K spreads out",
-        requires=(when.ModelKnown(), when.Unquantized(), *_KERNELS_RUN),
+        requires=(model_is.ModelKnown(), model_is.Unquantized(), *_KERNELS_RUN),
         default_when=_default_when("gemm"),
         yields_to=(),
         numerics="reassociated",

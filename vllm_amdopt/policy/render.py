@@ -15,8 +15,11 @@ WIDTH = 120
 """Columns that every rendered table fits into."""
 
 
-def render_plan_table(plan: Plan, width: int = WIDTH) -> str:
-    """The plan as plain text: a head, one row a decision, the warnings; at most `width` columns."""
+def render_plan_table(plan: Plan, width: int = WIDTH, *, warnings: bool = True) -> str:
+    """The plan as plain text: a head, one row a decision, and unless told not to the warnings.
+
+    No line is longer than `width` columns.
+    """
     where = plan.hardware_description or plan.hardware
     head = [
         f"vllm-amdopt {plan.plugin_version}: plan {plan.digest} for {where}, "
@@ -34,7 +37,7 @@ def render_plan_table(plan: Plan, width: int = WIDTH) -> str:
         for decision in plan.decisions
     ]
     lines += _table(("name", "state", "by", "what is set, and why"), rows, width)
-    for warning in plan.warnings:
+    for warning in plan.warnings if warnings else ():
         lines += _wrapped(f"warning: {warning}", width, "         ")
     return "\n".join(lines)
 
@@ -214,5 +217,5 @@ def _markdown_table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 
 def _code(values: Sequence[str]) -> str:
-    plain = ("unset", "comma list of features and defaults")
+    plain = ("unset", "comma list of features and defaults", "name of a hook")
     return ", ".join(value if value in plain else f"`{value}`" for value in values)

@@ -10,6 +10,7 @@ from typing import Literal, Protocol
 
 from vllm_amdopt.hardware import GIB
 from vllm_amdopt.policy import conditions as when
+from vllm_amdopt.policy import model_conditions as model_is
 from vllm_amdopt.policy.conditions import AITER_GFX, aiter_in_force
 from vllm_amdopt.policy.features import FEATURES, VLLM_RANGE, Evidence, Feature
 from vllm_amdopt.policy.situation import Situation, is_true
@@ -100,7 +101,7 @@ class AiterTakesFp8Experts:
     def refusal(self, situation: Situation) -> str | None:
         model, choices = situation.model, situation.choices
         if model is None:
-            return when.ModelKnown().refusal(situation)
+            return model_is.ModelKnown().refusal(situation)
         moe_switch = situation.environment.get("VLLM_ROCM_USE_AITER_MOE")
         fp8 = model.fp8_weights or (choices.quantization or "").startswith("fp8")
         if not (model.num_experts and fp8) or (moe_switch is not None and not is_true(moe_switch)):
@@ -382,8 +383,8 @@ RULES: tuple[Rule, ...] = (
             "flattens pages itself, so there block size 1 saves the expansion and is not required"
         ),
         requires=(
-            when.ModelKnown(),
-            when.AttentionKindIn(("mla",)),
+            model_is.ModelKnown(),
+            model_is.AttentionKindIn(("mla",)),
             when.MlaNotDisabled(),
             MlaBackendTakesBlockSizeOne(),
         ),
@@ -410,20 +411,20 @@ RULES: tuple[Rule, ...] = (
         requires=(
             KvCacheOnDevice(),
             when.Instinct(),
-            when.ModelKnown(),
-            when.AttentionKindIn(
+            model_is.ModelKnown(),
+            model_is.AttentionKindIn(
                 ("gqa", "mqa", "mha"),
                 "copies would multiply by the tensor-parallel size, or some layers keep no KV",
             ),
-            when.ContextKnown(),
+            model_is.ContextKnown(),
             HostMemoryForOffload(),
             NoExpandableSegments(),
             BackendTakesOffload(),
             NoSleepMode(),
         ),
         default_when=(
-            when.AttentionKindIn(("gqa", "mqa"), "offloading is only reported to gain for GQA"),
-            when.KvCopiesAtMost(2),
+            model_is.AttentionKindIn(("gqa", "mqa"), "offloading is only reported to gain for GQA"),
+            model_is.KvCopiesAtMost(2),
             when.PipelineParallelAtMost(1),
             PrefixCachingNotDisabled(),
         ),

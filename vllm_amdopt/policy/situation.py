@@ -70,7 +70,9 @@ class Situation:
         """The dtype the model will run in, as far as it is known ("bfloat16", "float16", ...)."""
         asked = self.choices.dtype
         if asked is None or asked == "auto":
-            return self.model.dtype if self.model else None
+            found = self.model.dtype if self.model else None
+            # vLLM's `auto` casts float32 checkpoints down to the platform's first dtype.
+            return "bfloat16" if found == "float32" else found
         return {"half": "float16", "float": "float32"}.get(asked, asked)
 
     @property

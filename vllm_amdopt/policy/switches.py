@@ -57,6 +57,15 @@ GENERAL_SWITCHES: tuple[Switch, ...] = (
             "code, Triton's interpreter (needs --dtype float32), or the plain-PyTorch references"
         ),
     ),
+    Switch(
+        name="VLLM_AMDOPT_INJECT_FAULT",
+        values=("unset", "name of a hook"),
+        default="unset",
+        summary=(
+            "makes that hook of the plugin fail, to see that a failure costs one feature and no "
+            "request; the hooks are listed in vllm_amdopt/integration/faults.py"
+        ),
+    ),
 )
 
 SWITCHES: tuple[Switch, ...] = (
@@ -213,5 +222,5 @@ def _bad_value(variable: str, value: str, expected: Iterable[str], accepted: Ite
 
 
 def _suggestion(word: str, candidates: Iterable[str]) -> str:
-    near = difflib.get_close_matches(word, tuple(candidates), n=1, cutoff=0.5)
+    near = difflib.get_close_matches(word, tuple(candidates), n=1)
     return f" (did you mean {near[0]}?)" if near else ""

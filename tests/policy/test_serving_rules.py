@@ -1,0 +1,33 @@
+"""The table of serving defaults: its order, and that no record is half-filled."""
+
+from __future__ import annotations
+
+from tests.policy.situations import CURRENT_AITER, instinct, plan
+from vllm_amdopt.policy.serving_rules import RULES
+
+
+def test_order_is_that_of_the_dependencies() -> None:
+    names = [rule.name for rule in RULES]
+    assert names.index("aiter") < names.index("mla_block_size")
+    assert names.index("aiter") < names.index("kv_offload")
+
+
+def test_every_record_is_complete() -> None:
+    for rule in RULES:
+        texts = (rule.reason, rule.source, rule.remove_when, rule.sets.describe(), rule.vllm)
+        for text in (*texts, str(rule.evidence)):
+            assert text
+            assert not text.endswith(".")
+        for condition in (*rule.requires, *rule.default_when, *rule.yields_to):
+            assert condition.describe()
+        assert rule.yields_to, "a default must know the user's own choice"
+    assert len({rule.seam for rule in RULES}) == len(RULES)
+
+
+def test_rules_off_say_so_whatever_the_machine() -> None:
+    environment = {rule.switch: "off" for rule in RULES}
+    made = plan(hardware=instinct(), aiter=CURRENT_AITER, environment=environment)
+    for rule in RULES:
+        decision = made.decision(rule.name)
+        assert not decision.on
+        assert decision.reason == f"switched off by {rule.switch}=off"

@@ -1,0 +1,314 @@
+"""The command line, as a person or a script sees it: output, exit code, one sentence on errors."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.policy.situations import config
+from vllm_amdopt import __version__, cli, hardware
+from vllm_amdopt.hardware import Hardware, virtual
+from vllm_amdopt.policy.plan import Plan
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    directory = tmp_path / "model"
+    directory.mkdir()
+    (directory / "config.json").write_text(json.dumps(config("llama-3.1-8b")))
+    return directory
+
+
+@pytest.fixture(autouse=True)
+def no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same answers on a developer's GPU machine: there, too, no GPU is found."""
+    monkeypatch.setattr(
+        hardware,
+        "detect",
+        lambda engine=None: Hardware("cpu") if engine is None else virtual(engine),
+    )
+
+
+def run(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
+    code = cli.main(arguments)
+    captured = capsys.readouterr()
+    return code, captured.out, captured.err
+
+
+def row(table: str, name: str) -> list[str]:
+    return next(line.split() for line in table.splitlines() if line.startswith(f"{name} "))
+
+
+def test_version(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(capsys, "--version") == (0, f"vllm-amdopt {__version__}\n", "")
+
+
+@pytest.mark.parametrize(
+    "arguments", [("--help",), ("-h",), ("explain", "--help"), ("docs", "--help")], ids=" ".join
+)
+def test_help(capsys: pytest.CaptureFixture[str], arguments: tuple[str, ...]) -> None:
+    code, out, err = run(capsys, *arguments)
+    assert (code, err) == (0, "")
+    assert out.startswith("usage: vllm-amdopt")
+
+
+def test_help_lists_the_commands(capsys: pytest.CaptureFixture[str]) -> None:
+    _, out, _ = run(capsys, "--help")
+    for command in ("features", "explain", "docs", "codegen"):
+        assert f"    {command}" in out
+
+
+def test_features(capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, err = run(capsys, "features")
+    assert (code, err) == (0, "")
+    assert "VLLM_AMDOPT_ALL_REDUCE=auto|on|off" in out
+
+
+def test_explain_without_a_gpu(capsys: pytest.CaptureFixture[str], model: Path) -> None:
+    code, out, err = run(capsys, "explain", str(model), "--vllm", "0.32.0")
+    assert (code, err) == (0, "")
+    assert "there is no GPU here: this is the plan for the CPU engine gfx942" in out
+    assert "virtual gfx942" in out
+    assert row(out, "mla")[:3] == ["mla", "off", "default"]
+
+
+def test_explain_says_that_it_is_not_active_by_itself(
+    capsys: pytest.CaptureFixture[str], model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert "only acts if asked to" in run(capsys, "explain", str(model))[1]
+    monkeypatch.setenv("VLLM_AMDOPT", "1")
+    assert "only acts if asked to" not in run(capsys, "explain", str(model))[1]
+
+
+def test_explain_takes_the_file_as_well(capsys: pytest.CaptureFixture[str], model: Path) -> None:
+    directory = run(capsys, "explain", str(model))
+    assert run(capsys, "explain", str(model / "config.json")) == directory
+
+
+def test_explain_another_machine(capsys: pytest.CaptureFixture[str], model: Path) -> None:
+    arguments = ("explain", str(model), "--gfx", "gfx950", "--vllm", "0.31.0", "--host-memory")
+    code, out, _ = run(capsys, *arguments, "1024", "--aiter")
+    assert code == 0
+    assert "note:" not in out
+    assert "AMD gfx950 (MI355X, MI350X), vLLM 0.31.0" in out
+    assert row(out, "aiter")[:3] == ["aiter", "on", "default"]
+    assert "kv_offloading_size=64, attention_backend=ROCM_AITER_FA" in out
+
+
+def test_explain_says_what_it_assumes(capsys: pytest.CaptureFixture[str], model: Path) -> None:
+    _, out, _ = run(capsys, "explain", str(model), "--gfx", "gfx942")
+    assert "note: the host's memory is not known: --host-memory GIB says it" in out
+    assert "note: AITER is taken as not installed: --aiter takes it as installed" in out
+
+
+@pytest.mark.parametrize(
+    ("options", "name", "reason"),
+    [
+        (("--aiter",), "aiter", "VLLM_ROCM_USE_AITER=1"),
+        (("--no-aiter",), "aiter", "AITER is not installed"),
+        (("-tp", "4"), "all_reduce", "no measurement on this GPU yet"),
+        (("--tensor-parallel-size", "16"), "all_reduce", "more than the 8 GPUs"),
+        (("--host-memory", "100"), "kv_offload", "a quarter of the host's 100 GiB"),
+        (("--host-memory", "2000", "--max-model-len", "4096"), "kv_offload", "_size=32,"),
+        (("--kv-cache-dtype", "fp8"), "attention", "the KV cache is fp8"),
+        (("--attention-backend", "TRITON_ATTN"), "attention", "you chose --attention-backend"),
+        (("--dtype", "float64"), "gemm", "the model runs in float64"),
+        (("--block-size", "16"), "mla_block_size", "you gave --block-size 16"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
+)
+def test_explain_options(
+    capsys: pytest.CaptureFixture[str],
+    model: Path,
+    options: tuple[str, ...],
+    name: str,
+    reason: str,
+) -> None:
+    code, out, err = run(capsys, "explain", str(model), "--gfx", "gfx942", "--json", *options)
+    assert (code, err) == (0, "")
+    decision = Plan.from_dict(json.loads(out)).decision(name)
+    settings = ", ".join(
+        f"{k.removeprefix('env.')}={v:g}"
+        if isinstance(v, float)
+        else f"{k.removeprefix('env.')}={v}"
+        for k, v in decision.settings.items()
+    )
+    assert reason in f"{settings}; {decision.reason}"
+
+
+def test_expert_parallel_and_data_parallel_reach_the_plan(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    (tmp_path / "config.json").write_text(json.dumps(config("minimax-m2")))
+    base = ("explain", str(tmp_path), "--gfx", "gfx942", "--aiter", "-tp", "8")
+    assert row(run(capsys, *base)[1], "aiter")[1] == "off"
+    assert row(run(capsys, *base, "--enable-expert-parallel")[1], "aiter")[1] == "on"
+    offload = (*base, "--host-memory", "512")
+    assert row(run(capsys, *offload)[1], "kv_offload")[1] == "on"
+    assert row(run(capsys, *offload, "-dp", "8")[1], "kv_offload")[1] == "off"
+
+
+def test_explain_json_is_a_plan(capsys: pytest.CaptureFixture[str], model: Path) -> None:
+    code, out, _ = run(capsys, "explain", str(model), "--json")
+    record: dict[str, Any] = json.loads(out)
+    assert code == 0
+    assert record["notes"]
+    assert Plan.from_dict(record).engine == "gfx942"
+
+
+def test_explain_reads_the_switches(
+    capsys: pytest.CaptureFixture[str], model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("VLLM_AMDOPT_CPU_ENGINE", "reference")
+    monkeypatch.setenv("VLLM_AMDOPT_GEMM", "off")
+    _, out, _ = run(capsys, "explain", str(model))
+    assert row(out, "attention")[1] == "on"
+    assert row(out, "gemm")[1:3] == ["off", "switch"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        pytest.param((), "no command given", id="nothing"),
+        pytest.param(("explian",), "invalid choice: 'explian'", id="unknown command"),
+        pytest.param(("explain",), "arguments are required: MODEL_DIR", id="no model"),
+        pytest.param(
+            ("explain", "MODEL", "--bogus"), "unrecognized arguments: --bogus", id="option"
+        ),
+        pytest.param(("explain", "MODEL", "--gfx", "gfx943"), "(did you mean gfx942?)", id="gfx"),
+        pytest.param(("explain", "MODEL", "--gfx", "gfx11"), "--gfx gfx11: unknown", id="family"),
+        pytest.param(("explain", "MODEL", "--gfx", "x"), "known are gfx90a, gfx942", id="no gfx"),
+        pytest.param(("explain", "MODEL", "-tp", "0"), "'0' is not a positive", id="no ranks"),
+        pytest.param(("explain", "MODEL", "-tp", "-1"), "'-1' is not a positive", id="fewer ranks"),
+        pytest.param(
+            ("explain", "MODEL", "-tp", "two"), "'two' is not a positive", id="rank words"
+        ),
+        pytest.param(("explain", "MODEL", "--max-model-len", "1e3"), "'1e3' is not", id="length"),
+        pytest.param(("explain", "MODEL", "--vllm", "main"), "not a version", id="vLLM version"),
+        pytest.param(("explain", "MODEL/none"), "does not exist", id="no such directory"),
+        pytest.param(("explain", "EMPTY"), "has no config.json", id="no config.json"),
+        pytest.param(("explain", "BROKEN"), "is not valid JSON", id="broken config.json"),
+        pytest.param(("docs",), "one of the arguments --check --write is required", id="docs"),
+        pytest.param(("docs", "--check", "--root", "EMPTY"), "is not a checkout", id="no checkout"),
+    ],
+)
+def test_user_errors_are_one_sentence(
+    capsys: pytest.CaptureFixture[str], model: Path, arguments: tuple[str, ...], sentence: str
+) -> None:
+    (model.parent / "empty").mkdir()
+    (model.parent / "broken").mkdir()
+    (model.parent / "broken" / "config.json").write_text("{")
+    places = {"MODEL": model, "EMPTY": model.parent / "empty", "BROKEN": model.parent / "broken"}
+    spelled = [
+        str(places[word.partition("/")[0]] / word.partition("/")[2])
+        if word.partition("/")[0] in places
+        else word
+        for word in arguments
+    ]
+    code, out, err = run(capsys, *spelled)
+    assert (code, out) == (2, "")
+    assert err.startswith("vllm-amdopt: ")
+    assert err.count("\n") == 1
+    assert sentence in err
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("VLLM_AMDOPT", "attn"), ("VLLM_AMDOPT_MLA", "perhaps"), ("VLLM_AMDOPT_XYZ", "1")],
+)
+def test_bad_switch_is_one_sentence(
+    capsys: pytest.CaptureFixture[str],
+    model: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    name: str,
+    value: str,
+) -> None:
+    monkeypatch.setenv(name, value)
+    code, out, err = run(capsys, "explain", str(model))
+    assert (code, out) == (2, "")
+    assert err.startswith(f"vllm-amdopt: {name}")
+
+
+def test_fault_of_ours_is_one_sentence_unless_strict(
+    capsys: pytest.CaptureFixture[str], model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(**_: object) -> Hardware:
+        raise RuntimeError("out of luck")
+
+    monkeypatch.setattr(hardware, "detect", fail)
+    code, _, err = run(capsys, "explain", str(model))
+    assert code == 1
+    assert err.startswith("vllm-amdopt: unexpected RuntimeError: out of luck; this is a fault of")
+    monkeypatch.setenv("VLLM_AMDOPT_STRICT", "1")
+    with pytest.raises(RuntimeError, match="out of luck"):
+        cli.main(["explain", str(model)])
+
+
+def test_docs(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    (tmp_path / "pyproject.toml").touch()
+    root = ("--root", str(tmp_path))
+    code, _, err = run(capsys, "docs", "--check", *root)
+    assert code == 1
+    assert "stale: docs/switches.md, docs/rules.md; `vllm-amdopt docs --write` renews them" in err
+    written = "written: docs/switches.md, docs/rules.md\n"
+    assert run(capsys, "docs", "--write", *root) == (0, written, "")
+    assert run(capsys, "docs", "--check", *root) == (0, "all pages are fresh\n", "")
+    assert run(capsys, "docs", "--write", *root) == (0, "all pages were fresh\n", "")
+    (tmp_path / "docs" / "rules.md").write_bytes(b"\xff")
+    assert run(capsys, "docs", "--check", *root)[0] == 1
+
+
+def test_docs_that_cannot_be_written(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    (tmp_path / "pyproject.toml").touch()
+    (tmp_path / "docs").touch()
+    code, _, err = run(capsys, "docs", "--write", "--root", str(tmp_path))
+    assert code == 2
+    assert "cannot be written" in err
+
+
+def test_codegen_gets_its_arguments(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from types import ModuleType
+
+    seen: list[list[str]] = []
+    module: Any = ModuleType("vllm_amdopt.codegen")
+    module.main = lambda argv: seen.append(argv)
+    monkeypatch.setitem(sys.modules, "vllm_amdopt.codegen", module)
+    assert run(capsys, "codegen", "--gfx", "gfx950", "--help") == (0, "", "")
+    assert seen == [["--gfx", "gfx950", "--help"]]
+
+
+def test_codegen_without_triton(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "vllm_amdopt.codegen", None)
+    code, _, err = run(capsys, "codegen")
+    assert code == 2
+    assert err.startswith("vllm-amdopt: codegen needs the package")
+
+
+def test_as_a_program_with_a_reader_that_stops(model: Path) -> None:
+    """`vllm-amdopt explain MODEL | true`: no traceback, and the real entry point."""
+    environment = {name: value for name, value in os.environ.items() if "AMDOPT" not in name}
+    with subprocess.Popen(
+        [sys.executable, "-m", "vllm_amdopt.cli", "features"],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env=environment,
+    ) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.close()
+        errors = process.stderr.read()
+        code = process.wait()
+    assert (code, errors) == (0, b"")
