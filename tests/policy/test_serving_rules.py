@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
+import pytest
+
 from tests.policy.situations import CURRENT_AITER, instinct, plan
-from vllm_amdopt.policy.serving_rules import RULES
+from vllm_amdopt.policy.serving_rules import ENTRIES, RULES, Rule
 
 
 def test_order_is_that_of_the_dependencies() -> None:
@@ -31,3 +35,26 @@ def test_rules_off_say_so_whatever_the_machine() -> None:
         decision = made.decision(rule.name)
         assert not decision.on
         assert decision.reason == f"switched off by {rule.switch}=off"
+
+
+@pytest.mark.parametrize(
+    ("environment", "on", "reason"),
+    [
+        pytest.param({}, False, "opt-in: VLLM_AMDOPT_KV_OFFLOAD=on uses it", id="auto"),
+        pytest.param(
+            {"VLLM_AMDOPT_KV_OFFLOAD": "on"},
+            True,
+            "switched on by VLLM_AMDOPT_KV_OFFLOAD=on",
+            id="switched on",
+        ),
+    ],
+)
+def test_opt_in_rule_waits_to_be_asked(
+    monkeypatch: pytest.MonkeyPatch, environment: dict[str, str], on: bool, reason: str
+) -> None:
+    entries = [
+        replace(entry, level="opt-in") if isinstance(entry, Rule) else entry for entry in ENTRIES
+    ]
+    monkeypatch.setattr("vllm_amdopt.policy.plan.ENTRIES", tuple(entries))
+    decision = plan(hardware=instinct(), environment=environment).decision("kv_offload")
+    assert (decision.on, decision.reason) == (on, reason)
