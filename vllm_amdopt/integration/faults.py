@@ -83,7 +83,7 @@ def attempt(hook: str, action: Callable[[], T], otherwise: Callable[[], T]) -> T
 
 def check_injected(hook: str) -> None:
     """Raise InjectedFaultError if the user asked this hook to fail."""
-    if environment().get("VLLM_AMDOPT_INJECT_FAULT") == hook:
+    if environment().get("VLLM_AMDOPT_INJECT_FAULT", "").strip() == hook:
         raise InjectedFaultError(f"VLLM_AMDOPT_INJECT_FAULT={hook}")
 
 
