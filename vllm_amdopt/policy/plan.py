@@ -260,7 +260,11 @@ def _on(
     origin: Literal["default", "switch", "user"],
     reason: str,
 ) -> Decision:
-    settings = dict(entry.sets.settings(situation)) if isinstance(entry, Rule) else {}
+    settings: Mapping[str, SettingValue] = {}
+    if isinstance(entry, Rule):
+        settings = dict(entry.sets.settings(situation))
+        remark = entry.sets.remark(situation)
+        reason = f"{reason}; {remark}" if remark else reason
     return _decision(entry, True, settings, origin, reason)
 
 

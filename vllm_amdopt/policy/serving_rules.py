@@ -24,6 +24,9 @@ class Settings(Protocol):
     def settings(self, situation: Situation) -> Mapping[str, SettingValue]:
         """Setting -> value; `env.NAME` is an environment variable."""
 
+    def remark(self, situation: Situation) -> str | None:
+        """What else has to be said about these values, as a phrase; None if nothing."""
+
     def describe(self) -> str:
         """What is set, as a phrase."""
 
@@ -69,8 +72,10 @@ class AiterSettings:
     """AITER on; on gfx942 with tensor parallelism without its custom all-reduce.
 
     With it, vLLM fuses all-reduce and RMSNorm through AITER's one-stage kernel, which is reported
-    to give wrong results on gfx942 (ROCm/aiter#4888, vllm#52150). Without it the fusion pass
-    switches itself off (compilation/passes/fusion/allreduce_rms_fusion.py).
+    to give wrong results on gfx942 after idle times (ROCm/aiter#4888, vllm#52150, both open).
+    Without it the fusion pass switches itself off (compilation/passes/fusion/
+    allreduce_rms_fusion.py) and vLLM's own all-reduce runs; that is reported to cost about 3 %
+    (ROCm/aiter#4855).
     """
 
     def settings(self, situation: Situation) -> Mapping[str, SettingValue]:
@@ -82,6 +87,11 @@ class AiterSettings:
         ):
             values["env.VLLM_ROCM_USE_AITER_CUSTOM_AR"] = "0"
         return values
+
+    def remark(self, situation: Situation) -> str | None:
+        if "env.VLLM_ROCM_USE_AITER_CUSTOM_AR" not in self.settings(situation):
+            return None
+        return "its all-reduce fused with RMSNorm is reported wrong on gfx942 (ROCm/aiter#4888)"
 
     def describe(self) -> str:
         return (
@@ -141,6 +151,9 @@ class BlockSizeOne:
 
     def settings(self, situation: Situation) -> Mapping[str, SettingValue]:
         return {"block_size": 1}
+
+    def remark(self, situation: Situation) -> str | None:
+        return None
 
     def describe(self) -> str:
         return "block size 1"
@@ -222,6 +235,9 @@ class OffloadSettings:
         if situation.choices.attention_backend is None:
             values["attention_backend"] = self.attention_backend(situation)
         return values
+
+    def remark(self, situation: Situation) -> str | None:
+        return None
 
     def attention_backend(self, situation: Situation) -> str:
         """The backend to name: ours where it is on, AITER's where it can run, else Triton's."""
@@ -370,7 +386,10 @@ RULES: tuple[Rule, ...] = (
         default_when=(when.AiterAtLeast(AITER_MINIMUM),),
         yields_to=(when.VariableNotSet("VLLM_ROCM_USE_AITER"),),
         evidence=Evidence("reported", "in vllm#56945 (Qwen3.5-122B-FP8, MI325X): 1.7 to 3.7 times"),
-        source="vllm#56945, vllm#48890, AMD's vLLM guide; vLLM 0.32 envs.py, oracle/fp8.py",
+        source=(
+            "vllm#56945, vllm#48890, AMD's vLLM guide; ROCm/aiter#4888, vllm#52150; vLLM 0.32 "
+            "envs.py, oracle/fp8.py, allreduce_rms_fusion.py"
+        ),
         remove_when="vLLM switches AITER on by itself (vllm#48890) or drops the variable",
     ),
     Rule(
