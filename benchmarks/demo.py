@@ -264,9 +264,10 @@ def indent(text: str) -> str:
 
 
 def explain(clock: Clock, model: Model) -> None:
-    """The plan as `vllm-amdopt explain` prints it, without starting anything."""
-    command = [str(Path(sys.executable).with_name("vllm-amdopt")), "explain", str(model.path)]
-    shown = f"vllm-amdopt explain {model.path.relative_to(ROOT)}"
+    """The plan for a real MI300X as `vllm-amdopt explain` prints it, without starting anything."""
+    tool = str(Path(sys.executable).with_name("vllm-amdopt"))
+    command = [tool, "explain", "--gfx", "gfx942", str(model.path)]
+    shown = f"vllm-amdopt explain --gfx gfx942 {model.path.relative_to(ROOT)}"
     clock.say(f"{model.name} ({model.what}): {shown}")
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode != 0:
@@ -292,10 +293,11 @@ def show_summary(outcomes: Sequence[Outcome]) -> str:
 def run(models: Sequence[Model], compiled: bool) -> int:
     clock = Clock()
     LOGS.mkdir(parents=True, exist_ok=True)
-    clock.say(f"the plans, from the models' configurations alone; logs: {LOGS.relative_to(ROOT)}/")
+    clock.say("the plans for an MI300X, from the models' configurations alone")
     for model in models:
         explain(clock, model)
     arguments = [] if compiled else ["--enforce-eager"]
+    clock.say(f"now the servers on this machine; their logs: {LOGS.relative_to(ROOT)}/")
     outcomes = []
     for model in models:
         outcome, stock = compare(clock, model, arguments)

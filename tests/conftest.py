@@ -9,7 +9,16 @@ import pytest
 
 TESTS = Path(__file__).resolve().parent
 
-DIRECTORY_ORDER = ("", "policy", "environment", "models", "kernels", "ops", "emulator")
+DIRECTORY_ORDER = (
+    "",
+    "policy",
+    "environment",
+    "benchmarks",
+    "models",
+    "kernels",
+    "ops",
+    "emulator",
+)
 """Directories whose tests start no server, cheap ones first; what is not listed comes before
 the last, and `integration`, which starts servers, is the last."""
 

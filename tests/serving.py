@@ -13,6 +13,7 @@ import functools
 import itertools
 import json
 import os
+import re
 import secrets
 import shutil
 import signal
@@ -211,8 +212,12 @@ class Server:
         process.wait()
 
     def _failure(self, what: str) -> str:
-        lines = self.log.splitlines()[-40:]
-        return f"{what}; the end of its log:\n" + "\n".join(f"  | {line}" for line in lines)
+        lines = self.log.splitlines()
+        # The cause stands far above the end: each process adds its own traceback on the way out.
+        errors = list(dict.fromkeys(m[1] for line in lines if (m := _ERROR_LINE.search(line))))
+        shown = [*errors[:4], "...", *lines[-20:]] if errors else lines[-40:]
+        text = "\n".join(f"  | {line}" for line in shown)
+        return f"{what}; from its log {self.log_path}:\n{text}"
 
     # --- what is started ------------------------------------------------------------------------
 
@@ -349,6 +354,7 @@ class Server:
 
 
 _OPENER = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+_ERROR_LINE = re.compile(r"(?:^|[\s\]])((?:\w+\.)*[A-Z]\w*(?:Error|Exception|Exit): .*)")
 _LIBC = ctypes.CDLL(None)
 _PR_SET_PDEATHSIG = 1
 
