@@ -50,7 +50,7 @@ def main() -> None:
 
 
 def run_and_leave(job: dict[str, Any]) -> None:
-    """Run the job with its output in `job["log"]` and its result in `job["result"]`; never returns."""
+    """Run the job with its output in `log` and its result in `result`; never returns."""
     with open(job["log"], "wb") as log:
         os.dup2(log.fileno(), 1)
         os.dup2(log.fileno(), 2)

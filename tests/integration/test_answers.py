@@ -1,4 +1,4 @@
-"""The plugin gives stock vLLM's greedy tokens, on every engine, for every model, in hard batches."""
+"""The plugin gives stock vLLM's greedy tokens on every engine, for every model, in hard batches."""
 
 from __future__ import annotations
 
@@ -95,9 +95,7 @@ def test_mla_runs_at_block_size_1_and_keeps_a_users_size(jobs: Jobs) -> None:
     ours = jobs.run(MLA, [PROMPTS[:4], PROMPTS[:4]], environment={"VLLM_AMDOPT": "1"})
     assert ours.block_size == 1
     assert ours.chunked_prefill
-    users = jobs.run(
-        MLA, [prompts], environment={"VLLM_AMDOPT": "1"}, arguments={"block_size": 64}
-    )
+    users = jobs.run(MLA, [prompts], environment={"VLLM_AMDOPT": "1"}, arguments={"block_size": 64})
     assert users.error is None, users.log
     assert users.block_size == 64
     assert not users.is_on("mla_block_size")

@@ -13,8 +13,7 @@ from vllm.logger import init_logger
 
 from vllm_amdopt import __version__
 from vllm_amdopt.integration import active_plan, faults
-from vllm_amdopt.integration.compat.supported import version_warning
-from vllm_amdopt.integration.facts_from_vllm import situation, vllm_version
+from vllm_amdopt.integration.facts_from_vllm import situation
 from vllm_amdopt.integration.plugin import environment, is_main_process
 
 if TYPE_CHECKING:
@@ -47,12 +46,9 @@ def _log(plan: Plan) -> None:
 
     where = plan.engine or plan.gfx or plan.hardware
     logger.info("vllm-amdopt %s active on %s (%s)", __version__, plan.hardware, where)
-    warning = version_warning(vllm_version())
-    if warning is not None:
-        logger.warning("vllm-amdopt: %s", warning)
     for sentence in plan.warnings:
         logger.warning("vllm-amdopt: %s", sentence)
-    logger.info("vllm-amdopt plan:\n%s", render_plan_table(plan))
+    logger.info("vllm-amdopt plan:\n%s", render_plan_table(plan, warnings=False))
     if plan.warnings and faults.strict():
         raise faults.FeatureError(f"vllm-amdopt: {plan.warnings[0]} (VLLM_AMDOPT_STRICT=1)")
 
@@ -71,8 +67,13 @@ def _apply(decision: Decision, vllm_config: VllmConfig) -> None:
 
 
 def _set_environment(name: str, value: str) -> None:
-    """Set a variable for this process and its children, and let vLLM's AITER snapshot see it."""
-    if environment().get(name) == value:
+    """Set a variable for this process and its children, and let vLLM's AITER snapshot see it.
+
+    Only variables that this vLLM knows: it warns of others, or refuses them if asked to.
+    """
+    import vllm.envs
+
+    if environment().get(name) == value or name not in vllm.envs.environment_variables:
         return
     environment()[name] = value
     aiter = sys.modules.get("vllm._aiter_ops")

@@ -5,15 +5,19 @@ from __future__ import annotations
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
+from vllm.logger import init_logger
+
 from vllm_amdopt import hardware
 from vllm_amdopt.integration.compat.seams import missing_seams
 from vllm_amdopt.integration.cpu_engine import cpu_engine
 from vllm_amdopt.integration.plugin import environment
-from vllm_amdopt.policy.model_facts import ModelFacts, model_facts
+from vllm_amdopt.policy.model_facts import ModelConfigError, ModelFacts, model_facts
 from vllm_amdopt.policy.plan import Situation, Software, UserChoices
 
 if TYPE_CHECKING:
     from vllm.config import VllmConfig
+
+logger = init_logger("vllm.amdopt")
 
 ALLOCATOR_VARIABLES = ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF", "PYTORCH_HIP_ALLOC_CONF")
 
@@ -77,7 +81,11 @@ def user_choices(vllm_config: VllmConfig) -> UserChoices:
 def _model(vllm_config: VllmConfig) -> ModelFacts | None:
     if vllm_config.model_config is None:
         return None
-    return model_facts(vllm_config.model_config.hf_config.to_dict())
+    try:
+        return model_facts(vllm_config.model_config.hf_config.to_dict())
+    except ModelConfigError as error:
+        logger.warning("vllm-amdopt: nothing is decided from the model: %s", error)
+        return None
 
 
 def _hardware() -> hardware.Hardware:

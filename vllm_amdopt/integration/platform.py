@@ -61,6 +61,12 @@ class AmdOptPlatform:
     mla_class: ClassVar[str] = "vllm_amdopt.integration.mla_backend.AmdOptMLABackend"
 
     @classmethod
+    def register_backends(cls) -> None:
+        """Make our backends' names known to vLLM: before any configuration that has one is read."""
+        register_attention_backend(ATTENTION, ATTENTION_CLASS)
+        register_attention_backend(MLA, cls.mla_class)
+
+    @classmethod
     def pre_register_and_update(cls, parser: Any = None) -> None:
         super().pre_register_and_update(parser)  # type: ignore[misc]
         if parser is not None and "--plugin" not in parser._option_string_actions:
@@ -165,9 +171,3 @@ class AmdOptPlatform:
             settle_block_size(vllm_config)
 
         faults.attempt("block_size", settle, lambda: None)
-
-
-def register_backends(mla_class: str) -> None:
-    """Make our backends' names known; our platform modules call it when they are imported."""
-    register_attention_backend(ATTENTION, ATTENTION_CLASS)
-    register_attention_backend(MLA, mla_class)

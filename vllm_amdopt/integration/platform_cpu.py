@@ -8,7 +8,7 @@ from vllm.platforms import builtin_platform_plugins
 from vllm.utils.import_utils import resolve_obj_by_qualname
 
 from vllm_amdopt.integration import active_plan, faults
-from vllm_amdopt.integration.platform import AmdOptPlatform, register_backends
+from vllm_amdopt.integration.platform import AmdOptPlatform
 
 if TYPE_CHECKING:
     from vllm.config import VllmConfig
@@ -17,15 +17,12 @@ else:
     # Not always CpuPlatform: vLLM has a subclass of it for AMD Zen processors.
     _BuiltinPlatform = resolve_obj_by_qualname(builtin_platform_plugins["cpu"]())
 
-MLA_CLASS = "vllm_amdopt.integration.mla_backend_cpu.AmdOptCpuMLABackend"
-register_backends(MLA_CLASS)
-
 
 class AmdOptCpuPlatform(AmdOptPlatform, _BuiltinPlatform):
     """vLLM's CPU platform with our hooks."""
 
     platform_name = "cpu"
-    mla_class = MLA_CLASS
+    mla_class = "vllm_amdopt.integration.mla_backend_cpu.AmdOptCpuMLABackend"
 
     @classmethod
     def check_and_update_config(cls, vllm_config: VllmConfig) -> None:

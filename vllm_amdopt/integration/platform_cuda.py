@@ -7,14 +7,12 @@ from typing import TYPE_CHECKING
 from vllm.platforms import builtin_platform_plugins
 from vllm.utils.import_utils import resolve_obj_by_qualname
 
-from vllm_amdopt.integration.platform import AmdOptPlatform, register_backends
+from vllm_amdopt.integration.platform import AmdOptPlatform
 
 if TYPE_CHECKING:
     from vllm.platforms.cuda import CudaPlatform as _BuiltinPlatform
 else:
     _BuiltinPlatform = resolve_obj_by_qualname(builtin_platform_plugins["cuda"]())
-
-register_backends(AmdOptPlatform.mla_class)
 
 
 class AmdOptCudaPlatform(AmdOptPlatform, _BuiltinPlatform):

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from vllm.platforms.rocm import RocmPlatform
 
-from vllm_amdopt.integration.platform import AmdOptPlatform, register_backends
-
-register_backends(AmdOptPlatform.mla_class)
+from vllm_amdopt.integration.platform import AmdOptPlatform
 
 
 class AmdOptRocmPlatform(AmdOptPlatform, RocmPlatform):

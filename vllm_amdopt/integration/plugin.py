@@ -13,6 +13,7 @@ import os
 import sys
 from collections.abc import Callable, MutableMapping
 from importlib.metadata import entry_points
+from typing import Any
 
 PLATFORM_GROUP = "vllm.platform_plugins"
 ENTRY_POINT_NAME = "amdopt"
@@ -145,7 +146,7 @@ def _decide() -> str | None:
         # soon after this; the workers inherit the variable.
         os.environ.setdefault("TRITON_INTERPRET", "1")
     qualname = PLATFORM_CLASSES[builtin]
-    _import_class(qualname)
+    _import_class(qualname).register_backends()
     return qualname
 
 
@@ -231,12 +232,12 @@ def _getter(name: str) -> Callable[[], str]:
     return lambda: os.environ.get(name, "")
 
 
-def _import_class(qualname: str) -> None:
+def _import_class(qualname: str) -> Any:
     """Import our platform now: a failure here still is a fallback, later it is a crash."""
     from importlib import import_module
 
     module, name = qualname.rsplit(".", 1)
-    getattr(import_module(module), name)
+    return getattr(import_module(module), name)
 
 
 def _complain(sentence: str, *, warning: bool = True) -> None:

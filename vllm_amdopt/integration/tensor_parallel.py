@@ -15,7 +15,12 @@ from vllm.logger import init_logger
 
 from vllm_amdopt.integration import active_plan, faults
 from vllm_amdopt.integration.cpu_engine import implementation, kernel_device
-from vllm_amdopt.ops.all_reduce_one_shot import OneShotAllReduce, SharedRegions
+from vllm_amdopt.ops.all_reduce_one_shot import (
+    ALIGNMENT,
+    OneShotAllReduce,
+    SharedRegions,
+    region_bytes,
+)
 
 logger = init_logger("vllm.amdopt")
 
@@ -23,6 +28,10 @@ QUALNAME = f"{__name__}.AmdOptCpuCommunicator"
 MAX_BYTES = 256 * 1024
 """Largest message, in bytes. One-shot reads every peer's whole message, so it is for small ones;
 a decode batch of 16 rows of an 8192-wide bf16 model is this size."""
+
+
+class PeerFailedError(RuntimeError):
+    """Another rank failed while all ranks were setting up together."""
 
 
 class AmdOptCpuCommunicator(CpuCommunicator):
@@ -39,8 +48,19 @@ class AmdOptCpuCommunicator(CpuCommunicator):
             self._one_shot = self._build()
 
     def _build(self) -> OneShotAllReduce | None:
-        def build() -> OneShotAllReduce | None:
-            regions = SharedRegions(self.rank_in_group, self.world_size, MAX_BYTES, self._exchange)
+        """Set up on all ranks or none. Every rank takes part in every exchange, failed or not."""
+        exchanged = 0
+
+        def exchange(item: Any) -> list[Any]:
+            nonlocal exchanged
+            exchanged += 1
+            pairs = self._exchange((True, item))
+            if not all(well for well, _ in pairs):
+                raise PeerFailedError("another rank could not set it up")
+            return [item for _, item in pairs]
+
+        def build() -> OneShotAllReduce:
+            regions = SharedRegions(self.rank_in_group, region_bytes(MAX_BYTES), exchange)
             return OneShotAllReduce(
                 self.rank_in_group,
                 self.world_size,
@@ -50,6 +70,9 @@ class AmdOptCpuCommunicator(CpuCommunicator):
             )
 
         built = faults.attempt("communicator", build, lambda: None)
+        while exchanged < SharedRegions.EXCHANGES:
+            exchanged += 1
+            self._exchange((False, None))
         if not all(self._exchange(built is not None)):
             if built is not None:
                 faults.disable("all_reduce", "another rank could not set it up")
@@ -70,8 +93,11 @@ class AmdOptCpuCommunicator(CpuCommunicator):
             return super().all_reduce(input_)
 
         def ours() -> torch.Tensor:
+            message = input_.contiguous()
+            if message.data_ptr() % ALIGNMENT:
+                message = message.clone()
             with kernel_device():
-                return one_shot.all_reduce(input_.contiguous())
+                return one_shot.all_reduce(message)
 
         def stock() -> torch.Tensor:
             return super(AmdOptCpuCommunicator, self).all_reduce(input_)

@@ -6,8 +6,8 @@ from __future__ import annotations
 def register_attention_backend(name: str, class_path: str) -> None:
     """Add `name` to vLLM's attention backends; nothing happens when it is there already.
 
-    Must run before a VllmConfig that names the backend is unpickled, so our platform modules call
-    it when they are imported.
+    Must run before a VllmConfig that names the backend is unpickled, so it is done in every process
+    while vLLM resolves its platform.
     """
     from vllm.v1.attention.backends import registry
 
