@@ -157,3 +157,13 @@ def test_calling_what_is_refused_raises_the_sentence() -> None:
         paged_attention_decode.paged_attention_decode(
             query, cache, cache, table, lengths, 1.0, query, max_seq_len=1
         )
+
+
+def test_a_strided_last_dimension_is_refused() -> None:
+    query = torch.empty(1, 2, 64)
+    cache = torch.empty(1, 1, 64, 16).transpose(2, 3)
+    table, lengths = torch.zeros(1, 1, dtype=torch.int32), torch.ones(1, dtype=torch.int32)
+    with pytest.raises(RefusedError, match="k_cache is not contiguous in its last dimension"):
+        paged_attention_decode.paged_attention_decode(
+            query, cache, cache, table, lengths, 1.0, query, max_seq_len=1
+        )

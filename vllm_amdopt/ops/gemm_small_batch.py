@@ -61,12 +61,8 @@ def refusal(
 
 
 @lru_cache(maxsize=256)
-def _check(
-    n: int, k: int, dtype: torch.dtype, weight_dtype: torch.dtype, x_inner: int, weight_inner: int
-) -> None:
+def _check(n: int, k: int, dtype: torch.dtype, weight_dtype: torch.dtype) -> None:
     sentence = refusal(n=n, k=k, dtype=dtype, weight_dtype=weight_dtype)
-    if sentence is None and k > 1 and (x_inner != 1 or weight_inner != 1):
-        sentence = "the input or the weight is not contiguous along K; call .contiguous() first."
     if sentence is not None:
         raise RefusedError(f"gemm_small_batch: {sentence}")
 
@@ -75,7 +71,10 @@ def launch(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """The operation by the Triton kernel."""
     m, k = x.shape
     n = weight.shape[0]
-    _check(n, k, x.dtype, weight.dtype, x.stride(1) if m else 1, weight.stride(1))
+    _check(n, k, x.dtype, weight.dtype)
+    refusals.require_dense_rows("gemm_small_batch", x=x, weight=weight)
+    if bias is not None:
+        refusals.require_dense_rows("gemm_small_batch", bias=bias)
     from vllm_amdopt.kernels import gemm_small_batch as kernels
 
     out = torch.empty((m, n), dtype=x.dtype, device=x.device)

@@ -92,6 +92,9 @@ def launch(
 ) -> None:
     """`kv_cache_write` by the Triton kernel."""
     _check(k_cache.shape[2], key.dtype, k_cache.dtype)
+    refusals.require_dense_rows(
+        "kv_cache_write", key=key, value=value, k_cache=k_cache, v_cache=v_cache
+    )
     from vllm_amdopt.kernels import kv_cache_write as kernels
 
     tokens = slot_mapping.shape[0]
@@ -120,6 +123,7 @@ def launch(
 def launch_latent(kv_c: Tensor, k_pe: Tensor, cache: Tensor, slot_mapping: Tensor) -> None:
     """`latent_cache_write` by the Triton kernel."""
     _check(cache.shape[1], kv_c.dtype, cache.dtype)
+    refusals.require_dense_rows("latent_cache_write", kv_c=kv_c, k_pe=k_pe, cache=cache)
     from vllm_amdopt.kernels import kv_cache_write as kernels
 
     tokens = slot_mapping.shape[0]

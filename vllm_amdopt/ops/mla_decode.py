@@ -138,6 +138,7 @@ def launch(
     sequences, heads, width = query.shape
     block_size = latent_cache.shape[1]
     _check(kv_lora_rank, width - kv_lora_rank, block_size, query.dtype, latent_cache.dtype)
+    refusals.require_dense_rows("mla_decode", query=query, latent_cache=latent_cache, out=out)
     from vllm_amdopt.kernels import mla_decode as kernels
     from vllm_amdopt.kernels.soft_cap import score_factors
     from vllm_amdopt.kernels.split_plan import plan_splits

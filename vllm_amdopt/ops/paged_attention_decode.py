@@ -7,7 +7,7 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from vllm_amdopt.ops import paged_attention_prefill
+from vllm_amdopt.ops import paged_attention_prefill, refusals
 from vllm_amdopt.ops.compute_units import compute_units
 from vllm_amdopt.ops.operation import Implementation, Operation, RefusedError
 
@@ -125,6 +125,9 @@ def launch(
     sequences, heads, head_size = query.shape
     _, kv_heads, block_size, _ = k_cache.shape
     _check(head_size, heads, kv_heads, block_size, query.dtype, k_cache.dtype)
+    refusals.require_dense_rows(
+        "paged_attention_decode", query=query, k_cache=k_cache, v_cache=v_cache, out=out
+    )
     from vllm_amdopt.kernels import paged_attention_decode as kernels
     from vllm_amdopt.kernels.soft_cap import score_factors
     from vllm_amdopt.kernels.split_plan import plan_splits

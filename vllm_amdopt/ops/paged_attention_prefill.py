@@ -192,6 +192,9 @@ def launch(
     _, heads, head_size = query.shape
     _, kv_heads, block_size, _ = k_cache.shape
     _check(head_size, heads, kv_heads, block_size, query.dtype, k_cache.dtype)
+    refusals.require_dense_rows(
+        "paged_attention_prefill", query=query, k_cache=k_cache, v_cache=v_cache, out=out
+    )
     from vllm_amdopt.kernels import paged_attention_prefill as kernels
     from vllm_amdopt.kernels.soft_cap import score_factors
 

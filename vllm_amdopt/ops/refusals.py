@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import torch
+from torch import Tensor
 
 from vllm_amdopt.kernels import availability
+from vllm_amdopt.ops.operation import RefusedError
 
 COMPILED_FOR = ("gfx942", "gfx950")
 KERNEL_DTYPES = (torch.float16, torch.bfloat16, torch.float32)
@@ -48,6 +50,16 @@ def block_size(value: int) -> str | None:
         f"a KV cache block of {value} tokens is not supported; use --block-size 1 or a power of "
         f"two up to {MAX_BLOCK_SIZE}."
     )
+
+
+def require_dense_rows(operation: str, **tensors: Tensor) -> None:
+    """Raise RefusedError where a last dimension is strided: the kernels would misread it."""
+    for name, tensor in tensors.items():
+        if tensor.stride(-1) != 1 and tensor.shape[-1] > 1:
+            raise RefusedError(
+                f"{operation}: {name} is not contiguous in its last dimension; "
+                "call .contiguous() first."
+            )
 
 
 def short(value: torch.dtype) -> str:
