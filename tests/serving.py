@@ -40,7 +40,7 @@ START_SECONDS = 300.0
 """For a slow shared machine; docs/startup_cost.md has what a start takes on an idle one."""
 
 REQUEST_SECONDS = 300.0
-STOP_SECONDS = 10.0
+STOP_SECONDS = 5.0
 PORT_ATTEMPTS = 4
 
 DEFAULT_ARGUMENTS: Mapping[str, str] = {
