@@ -1,4 +1,4 @@
-"""Bit-exact checks: division and square root as LLVM expands them, fma, and every cast to and from small floats."""
+"""Bit-exact checks: division and square root as LLVM expands them, fma, casts of small floats."""
 
 import numpy as np
 import pytest
@@ -51,7 +51,7 @@ def test_float64_division_and_root(arch, random_bits):
     grid = (triton.cdiv(COUNT, 1024),)
     launch(kernels.divide_root_f64, grid, *inputs, *out, COUNT, BLOCK=1024, arch=arch)
     with np.errstate(all="ignore"):
-        # the expanded division is off by the last bit for a few subnormal quotients (docs/emulator.md)
+        # off by the last bit for a few subnormal quotients (docs/emulator.md)
         assert different(out[0], a / b) <= (8 if random_bits else 0)
         assert different(out[1], np.sqrt(a)) == 0
 

@@ -155,14 +155,23 @@ def mem_atomic(M, name, adr, dr, vr, inb=None):
             return
         a = adr(ix)
         M.bytes["global_atomic"] += len(a) * size
-        arr, idx = M.mem.view(a, size, dt)
         val = lambda r: np.ascontiguousarray(getregs(M, r, n, ix)).view(dt).reshape(-1)
-        if kind == "cmpswap":
-            old = do_atomic(arr, idx, fn, uf, val(vr), True, val(vr + n))
-        else:
-            old = do_atomic(arr, idx, fn, uf, val(vr), dr is not None)
-        if dr is not None:
-            setregs(M, dr, as_words(old), ix)
+        data, compare = val(vr), val(vr + n) if kind == "cmpswap" else None
+        before = None if dr is None else np.empty(len(a), dt)
+        for arr, idx, lanes in M.mem.views(a, size, dt):
+            old = do_atomic(
+                arr,
+                idx,
+                fn,
+                uf,
+                data[lanes],
+                dr is not None or compare is not None,
+                None if compare is None else compare[lanes],
+            )
+            if before is not None:
+                before[lanes] = old
+        if before is not None:
+            setregs(M, dr, as_words(before), ix)
 
     return f
 

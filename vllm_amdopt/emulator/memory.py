@@ -161,14 +161,18 @@ class Memory:
         else:
             r.u8[o[:, None] + np.arange(size)] = np.ascontiguousarray(d).view(u8)
 
-    def view(self, a, size, dt):
-        """(typed flat array, index array) for atomics; every lane must lie in one buffer"""
-        r = self._reg(a, size)
-        if r is None:
-            raise MemFault(
-                f"atomic on {size} bytes outside one buffer at {self.describe(int(a.min()))}"
-            )
-        o = a - r.ab
-        if int(np.bitwise_or.reduce(o)) & (size - 1):
+    def views(self, a, size, dt):
+        """for atomics: [(typed flat array, index array, which of the lanes)], one entry per buffer touched"""
+        if int(np.bitwise_or.reduce(a)) & (size - 1):
             raise MemFault(f"misaligned atomic at {self.describe(int(a.min()))}")
-        return r.u8.view(dt), o // size
+        r = self._reg(a, size)
+        if r is not None:
+            return [(r.u8.view(dt), (a - r.ab) // size, slice(None))]
+        out = []
+        self._multi(
+            a,
+            size,
+            lambda rr, ix: out.append((rr.u8.view(dt), (a[ix] - rr.ab) // size, ix)),
+            "atomic",
+        )
+        return out
