@@ -1,0 +1,119 @@
+"""On vLLM's own ROCm platform, with stand-ins for the GPU: which platform, plan and backend result.
+
+What these tests cannot show is any kernel on an AMD GPU.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+CONFIGS = ROOT / "tests" / "policy" / "configs"
+GQA_LAYER: dict[str, Any] = {"head_size": 128}
+MLA_LAYER: dict[str, Any] = {"head_size": 576, "use_mla": True}
+LAYERS = {"gqa": GQA_LAYER, "mla": MLA_LAYER}
+
+
+@cache
+def ask(gfx: str, aiter: bool, model: str, variables: tuple[tuple[str, str], ...]) -> Any:
+    """The answer of simulated_rocm.py for one machine, model and environment."""
+    config = json.loads((CONFIGS / f"{model}.json").read_text())
+    question = {"gfx": gfx, "aiter": aiter, "model": config.get("config", config), "layers": LAYERS}
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("VLLM_")}
+    process = subprocess.run(
+        [sys.executable, "-m", "tests.integration.simulated_rocm", json.dumps(question)],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        env={**environment, **dict(variables)},
+    )
+    assert process.returncode == 0, process.stderr[-4000:]
+    return json.loads(process.stdout.splitlines()[-1])
+
+
+def decision(answer: Any, name: str) -> Any:
+    return next(d for d in answer["plan"]["decisions"] if d["name"] == name)
+
+
+@pytest.mark.parametrize(("gfx", "model"), [("gfx942", "llama-3.1-8b"), ("gfx950", "deepseek-v3")])
+def test_an_amd_machine_gets_our_platform_without_being_asked(gfx: str, model: str) -> None:
+    answer = ask(gfx, True, model, ())
+    assert answer["platform"] == "AmdOptRocmPlatform"
+    assert answer["enum"] == "ROCM"
+    assert answer["plan"]["gfx"] == gfx
+
+
+def test_off_leaves_vllms_own_platform() -> None:
+    answer = ask("gfx942", True, "llama-3.1-8b", (("VLLM_AMDOPT", "0"),))
+    assert answer["platform"] == "RocmPlatform"
+    assert answer["aiter_variable"] is None
+
+
+def test_kernels_without_a_measurement_stay_off_and_say_so() -> None:
+    answer = ask("gfx942", True, "llama-3.1-8b", ())
+    for feature in ("attention", "gemm", "all_reduce"):
+        entry = decision(answer, feature)
+        assert not entry["on"]
+        assert "measure" in entry["reason"], entry["reason"]
+    assert "amdopt" not in answer["selected"]["gqa"].lower()
+
+
+def test_a_forced_kernel_is_selected_by_vllms_rocm_platform() -> None:
+    answer = ask("gfx942", False, "llama-3.1-8b", (("VLLM_AMDOPT_ATTENTION", "on"),))
+    assert answer["selected"]["gqa"].endswith("AmdOptAttentionBackend")
+
+
+def test_forced_mla_brings_block_size_1_without_aiter() -> None:
+    answer = ask("gfx942", False, "deepseek-v3", (("VLLM_AMDOPT_MLA", "on"),))
+    assert answer["selected"]["mla"].endswith("mla_backend.AmdOptMLABackend")
+    assert decision(answer, "mla_block_size")["settings"] == {"block_size": 1}
+
+
+def test_mla_without_aiter_and_without_ours_keeps_triton_mlas_block_size() -> None:
+    answer = ask("gfx942", False, "deepseek-v3", ())
+    assert answer["selected"]["mla"].endswith("TritonMLABackend")
+    assert not decision(answer, "mla_block_size")["on"]
+
+
+def test_aiter_is_switched_on_where_it_is_installed_and_reaches_vllms_selection() -> None:
+    answer = ask("gfx950", True, "deepseek-v3", ())
+    assert answer["aiter_variable"] == "1"
+    assert answer["selected"]["mla"].endswith("AiterMLABackend")
+    assert decision(answer, "mla_block_size")["on"]
+
+
+def test_aiter_is_left_alone_where_the_user_decided() -> None:
+    answer = ask("gfx942", True, "deepseek-v3", (("VLLM_ROCM_USE_AITER", "0"),))
+    assert answer["aiter_variable"] == "0"
+    assert answer["selected"]["mla"].endswith("TritonMLABackend")
+
+
+def test_aiter_stays_off_where_it_is_not_installed() -> None:
+    answer = ask("gfx942", False, "deepseek-v3", ())
+    assert answer["aiter_variable"] is None
+    assert "AITER is not installed" in decision(answer, "aiter")["reason"]
+
+
+def test_kv_offload_for_gqa_pins_the_attention_backend() -> None:
+    """Whether it is on depends on this machine's memory; then size and backend come together."""
+    answer = ask("gfx942", True, "llama-3.1-8b", ())
+    if decision(answer, "kv_offload")["on"]:
+        assert answer["kv_offloading_size"] > 0
+        assert answer["attention_backend"] is not None
+    else:
+        assert answer["kv_offloading_size"] is None
+        assert answer["attention_backend"] is None
+
+
+def test_kv_offload_is_never_on_for_mla() -> None:
+    answer = ask("gfx950", True, "deepseek-v3", ())
+    assert not decision(answer, "kv_offload")["on"]
+    assert answer["kv_offloading_size"] is None
