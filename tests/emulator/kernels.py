@@ -199,3 +199,24 @@ def wait_for(flag, data, out):
     while tl.atomic_add(flag, 0, sem="acquire", scope="sys") != 7:
         pass
     tl.store(out, tl.load(data))
+
+
+@triton.jit
+def through_a_stray_offset(x, out, stray, BLOCK: tl.constexpr):
+    o = tl.arange(0, BLOCK)
+    tl.store(out + o, tl.load(x + stray.to(tl.int64) * 1024 + o))
+
+
+@triton.jit
+def pass_on(flags, out):
+    """the last workgroup begins; each other one waits for the next one's flag"""
+    me = tl.program_id(0)
+    last = tl.num_programs(0) - 1
+    value = 1
+    if me < last:
+        value = tl.atomic_add(flags + me + 1, 0, sem="acquire", scope="sys")
+        while value == 0:
+            value = tl.atomic_add(flags + me + 1, 0, sem="acquire", scope="sys")
+        value += 1
+    tl.store(out + me, value)
+    tl.atomic_xchg(flags + me, value, sem="release", scope="sys")

@@ -185,7 +185,10 @@ DSATOM = {
 
 
 def do_atomic(arr, idx, fn, uf, data, ret, cmp=None):
-    """sequential in lane order; returns the old values"""
+    """sequential in lane order; returns the old values
+
+    One that changes nothing writes nothing: atomics are not indivisible between processes, and a process that polls
+    by adding 0 must not undo what another one writes meanwhile."""
     if not ret and uf is not None:
         uf.at(arr, idx, data)
         return None
@@ -201,7 +204,12 @@ def do_atomic(arr, idx, fn, uf, data, ret, cmp=None):
         ii = idx[m]
         ov = arr[ii]
         old[m] = ov
-        arr[ii] = np.where(ov == cmp[m], data[m], ov) if cmp is not None else fn(ov, data[m])
+        new = np.where(ov == cmp[m], data[m], ov) if cmp is not None else fn(ov, data[m])
+        changed = new != ov
+        if changed.all():
+            arr[ii] = new
+        elif changed.any():
+            arr[ii[changed]] = new[changed]
     return old
 
 

@@ -80,10 +80,12 @@ def choose_config(elements: int, element_bytes: int) -> LaunchConfig:
 
 @triton.jit
 def _poll(flags, present, absent):
-    # `flags` must be numbers turned into pointers lane by lane. From "pointer + offsets" Triton 3.9
-    # makes an AMD buffer load, which is not volatile any more, and LLVM moves it out of the waiting
-    # loop. tests/ops/test_all_reduce_one_shot.py looks for the load in the machine code.
-    return tl.load(flags, mask=present, other=absent, volatile=True)
+    # Each of three things is needed to have this load at system scope inside the waiting loop:
+    # `volatile` keeps Triton from moving it out, ".cv" keeps LLVM from it (Triton 3.6 forgets the
+    # volatility on AMD), and `flags` are numbers turned into pointers lane by lane, because from
+    # "pointer + offsets" Triton 3.9 makes an AMD buffer load, which is neither.
+    # tests/ops/test_all_reduce_one_shot.py looks for it in the machine code.
+    return tl.load(flags, mask=present, other=absent, volatile=True, cache_modifier=".cv")
 
 
 @triton.jit
