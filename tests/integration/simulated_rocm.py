@@ -51,7 +51,7 @@ def pretend_amd_machine(gfx: str) -> None:
 
 
 def without_compiled_kernels() -> None:
-    """The CPU wheel's compiled modules may need instructions that this CPU lacks; none is called."""
+    """The CPU wheel's compiled modules may not run on this CPU, and none of them is called."""
     for name in ("_C", "_C_stable_libtorch", "_rocm_C", "_moe_C", "_moe_C_stable_libtorch"):
         stand_in(f"vllm.{name}")
 
@@ -67,7 +67,7 @@ def pretend_aiter() -> None:
 
 
 def pretend_triton() -> None:
-    """vLLM finds no driver here and puts a placeholder for Triton; let its modules import anyway."""
+    """vLLM finds no driver and puts a placeholder for Triton; let its modules import anyway."""
     from vllm.triton_utils import importing
 
     def anything(*arguments: Any, **named: Any) -> Any:
