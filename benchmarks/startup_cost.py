@@ -14,6 +14,7 @@ import json
 import os
 import platform
 import statistics
+import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -32,6 +33,39 @@ LLM(model=sys.argv[1], enforce_eager=True, max_model_len=512, kv_cache_memory_by
     disable_log_stats=True)
 """
 """Everything that `vllm serve` does before it listens, in one process: no request is sent."""
+
+OWN_WORK_PROGRAM = (
+    """
+import json, time
+from vllm_amdopt.integration import faults, plugin
+spent, depth = {}, 0
+def timed(name, function):
+    def run(*arguments, **named):
+        global depth
+        depth += 1
+        wall, processor = time.perf_counter(), time.thread_time()
+        try:
+            return function(*arguments, **named)
+        finally:
+            depth -= 1
+            if depth == 0:
+                old = spent.get(name, (0.0, 0.0))
+                spent[name] = (old[0] + time.perf_counter() - wall,
+                               old[1] + time.thread_time() - processor)
+    return run
+plugin.register_platform = timed("register_platform", plugin.register_platform)
+plugin.register = timed("register", plugin.register)
+attempt = faults.attempt
+faults.attempt = lambda hook, *arguments: timed(hook, attempt)(hook, *arguments)
+import vllm.platforms.cpu
+"""
+    + ENGINE_PROGRAM
+    + """
+print("OWN_WORK", json.dumps(spent), flush=True)
+"""
+)
+"""The same, with a clock around each of the plugin's hooks. A hook that is the first to import a
+module of vLLM's pays for it here, so that the sum is an upper bound of the plugin's own share."""
 
 
 @dataclass(frozen=True)
@@ -168,6 +202,40 @@ def table(arms: Sequence[Arm], measured: Mapping[str, Measured]) -> str:
     return "\n".join(lines)
 
 
+def measure_own_work(runs: int) -> dict[str, tuple[float, float]]:
+    """Median wall and processor seconds of each hook with the reference engine, largest first."""
+    arm = next(arm for arm in engine_arms() if arm.name.endswith("reference"))
+    program = "import sys\n" + OWN_WORK_PROGRAM
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("VLLM_")}
+    kept: dict[str, list[tuple[float, float]]] = {}
+    for turn in range(runs + 1):
+        done = subprocess.run(
+            [sys.executable, "-c", program, str(MODEL)],
+            env={**environment, **QUIET_ENVIRONMENT, **arm.environment},
+            capture_output=True,
+            text=True,
+        )
+        lines = [line for line in done.stdout.splitlines() if line.startswith("OWN_WORK ")]
+        if not lines:
+            raise RuntimeError(f"the engine did not start:\n{done.stderr[-2000:]}")
+        if turn > 0:
+            for hook, times in json.loads(lines[0].removeprefix("OWN_WORK ")).items():
+                kept.setdefault(hook, []).append(tuple(times))
+    medians = {
+        hook: (statistics.median(w for w, _ in times), statistics.median(c for _, c in times))
+        for hook, times in kept.items()
+    }
+    return dict(sorted(medians.items(), key=lambda item: -item[1][1]))
+
+
+def own_work_table(own: Mapping[str, tuple[float, float]]) -> str:
+    lines = ["| hook | wall, median | processor, median |", "|---|---|---|"]
+    lines += [f"| {hook} | {wall:.3f} s | {cpu:.3f} s |" for hook, (wall, cpu) in own.items()]
+    walls, processors = zip(*own.values(), strict=True)
+    lines.append(f"| all | {sum(walls):.3f} s | {sum(processors):.3f} s |")
+    return "\n".join(lines)
+
+
 def machine() -> dict[str, object]:
     """What the numbers hold for."""
     model = ""
@@ -194,13 +262,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     where = machine()
     arms = command_arms()
     measured = measure(arms, options.runs)
+    own: dict[str, tuple[float, float]] = {}
     if options.engine_runs > 0:
+        own = measure_own_work(options.engine_runs)
         measured.update(measure(engine_arms(), options.engine_runs))
         arms += engine_arms()
     print(", ".join(f"{key} {value}" for key, value in where.items()))
     print(table(arms, measured))
+    if own:
+        print("\n" + own_work_table(own))
     record = {
         "machine": where,
+        "own_work_seconds": own,
         "arms": {
             name: {"wall_seconds": result.wall, "processor_seconds": result.processor}
             for name, result in measured.items()
