@@ -114,7 +114,7 @@ def test_explain_says_what_it_assumes(capsys: pytest.CaptureFixture[str], model:
     [
         (("--aiter",), "aiter", "VLLM_ROCM_USE_AITER=1"),
         (("--no-aiter",), "aiter", "AITER is not installed"),
-        (("-tp", "4"), "all_reduce", "no measurement on this GPU yet"),
+        (("-tp", "4"), "all_reduce", "cannot map the memory of peer GPUs"),
         (("--tensor-parallel-size", "16"), "all_reduce", "more than the 8 GPUs"),
         (("--host-memory", "100"), "kv_offload", "a quarter of the host's 100 GiB"),
         (("--host-memory", "2000", "--max-model-len", "4096"), "kv_offload", "_size=32,"),

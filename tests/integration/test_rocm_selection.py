@@ -59,7 +59,7 @@ def test_off_leaves_vllms_own_platform() -> None:
 
 def test_kernels_without_a_measurement_stay_off_and_say_so() -> None:
     answer = ask("gfx942", True, "llama-3.1-8b", ())
-    for feature in ("attention", "gemm", "all_reduce"):
+    for feature in ("attention", "gemm"):
         entry = decision(answer, feature)
         assert not entry["on"]
         assert "measure" in entry["reason"], entry["reason"]

@@ -60,16 +60,14 @@ def test_on_a_virtual_device(model: str, choices: dict[str, Any], on: set[str]) 
 def test_on_a_real_gpu_only_when_switched_on(hardware: Any) -> None:
     made = plan(hardware=hardware, tensor_parallel_size=8)
     assert not [feature.name for feature in FEATURES if made.is_on(feature.name)]
-    for name in ("attention", "gemm", "all_reduce"):
+    for name in ("attention", "gemm"):
         assert made.decision(name).reason == (
             f"no measurement on this GPU yet; VLLM_AMDOPT_{name.upper()}=on uses it"
         )
     forced = plan(hardware=hardware, tensor_parallel_size=8, environment=FORCE)
-    assert {feature.name for feature in FEATURES if forced.is_on(feature.name)} == {
-        "attention",
-        "gemm",
-        "all_reduce",
-    }
+    on = {feature.name for feature in FEATURES if forced.is_on(feature.name)}
+    assert on == {"attention", "gemm"}
+    assert "cannot map the memory of peer GPUs" in forced.decision("all_reduce").reason
 
 
 @pytest.mark.parametrize(
@@ -219,6 +217,14 @@ def test_on_a_real_gpu_only_when_switched_on(hardware: Any) -> None:
             {"tensor_parallel_size": 2, "disable_custom_all_reduce": True},
             "you gave --disable-custom-all-reduce, which stays",
             id="custom all-reduce disabled",
+        ),
+        pytest.param(
+            "all_reduce",
+            "llama-3.1-8b",
+            virtual("reference"),
+            {"tensor_parallel_size": 2},
+            "the reference engine runs no kernels, and between processes there is no other",
+            id="reference engine",
         ),
     ],
 )

@@ -27,7 +27,6 @@ from vllm_amdopt.integration.faults import attempt
 from vllm_amdopt.ops import kv_cache_write, paged_attention_decode, paged_attention_prefill
 
 NAME = "AMDOPT_ATTN"
-QUALNAME = f"{__name__}.AmdOptAttentionBackend"
 KERNEL_BLOCK_SIZES = (128, 64, 32, 16, 8, 4, 2, 1)
 
 

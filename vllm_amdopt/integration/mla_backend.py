@@ -23,7 +23,6 @@ from vllm_amdopt.integration.faults import attempt
 from vllm_amdopt.ops import kv_cache_write, mla_decode
 
 NAME = "AMDOPT_MLA"
-QUALNAME = f"{__name__}.AmdOptMLABackend"
 KERNEL_BLOCK_SIZES = (128, 64, 32, 16, 8, 4, 2, 1)
 
 
@@ -148,7 +147,7 @@ class AmdOptMLABackend(MLACommonBackend):
         )
 
 
-class AmdOptMLAImpl(DecodeOnOurOperation, MLACommonImpl[MLACommonMetadata]):  # type: ignore[misc]
+class AmdOptMLAImpl(DecodeOnOurOperation, MLACommonImpl[MLACommonMetadata]):
     """One MLA layer on a GPU."""
 
     can_return_lse_for_decode: bool = True

@@ -14,8 +14,6 @@ from vllm_amdopt.integration.mla_backend import (
     preferred_block_size,
 )
 
-QUALNAME = f"{__name__}.AmdOptCpuMLABackend"
-
 
 class AmdOptCpuMLABackend(CPUMLABackend):
     """As CPU_MLA, at any block size and for more latent sizes."""

@@ -7,6 +7,7 @@ layer; a failure switches that one feature off while stock vLLM can still take o
 from __future__ import annotations
 
 from functools import cache
+from typing import Any
 
 import torch
 
@@ -52,7 +53,7 @@ def check_attention(
         for tensor in (k_cache, v_cache, key, value, query, table, lengths, starts, slots)
     )
     scale = head_size**-0.5
-    options = {"max_query_len": CONTEXT, "max_seq_len": CONTEXT}
+    options: dict[str, Any] = {"max_query_len": CONTEXT, "max_seq_len": CONTEXT}
     with kernel_device():
         kv_cache_write.kv_cache_write(
             key, value, k_cache, v_cache, slots, implementation=implementation()
@@ -109,7 +110,7 @@ def check_mla(
         )  # fmt: skip
     truth = torch.empty_like(out, dtype=torch.float64)
     same = torch.empty_like(out)
-    sizes = {"kv_lora_rank": kv_lora_rank, "max_seq_len": CONTEXT}
+    sizes: dict[str, Any] = {"kv_lora_rank": kv_lora_rank, "max_seq_len": CONTEXT}
     mla_decode.reference(
         query.double(), cache_.double(), table, lengths, scale, truth, None, **sizes
     )

@@ -10,11 +10,13 @@ from typing import Any
 
 import torch
 import torch.distributed
+from vllm.config import get_current_vllm_config
 from vllm.distributed.device_communicators.cpu_communicator import CpuCommunicator
 from vllm.logger import init_logger
 
 from vllm_amdopt.integration import active_plan, faults
 from vllm_amdopt.integration.cpu_engine import implementation, kernel_device
+from vllm_amdopt.integration.self_test import SelfTestError
 from vllm_amdopt.ops.all_reduce_one_shot import (
     ALIGNMENT,
     OneShotAllReduce,
@@ -24,7 +26,9 @@ from vllm_amdopt.ops.all_reduce_one_shot import (
 
 logger = init_logger("vllm.amdopt")
 
-QUALNAME = f"{__name__}.AmdOptCpuCommunicator"
+PEER_SECONDS = 300.0
+"""How long a rank waits for the others before it gives up: a first call may compile its kernel."""
+
 MAX_BYTES = 256 * 1024
 """Largest message, in bytes. One-shot reads every peer's whole message, so it is for small ones;
 a decode batch of 16 rows of an 8192-wide bf16 model is this size."""
@@ -37,8 +41,8 @@ class PeerFailedError(RuntimeError):
 class AmdOptCpuCommunicator(CpuCommunicator):
     """vLLM's CPU communicator, with our all-reduce in front for the tensor-parallel group.
 
-    All ranks take the same branch: whether it exists is agreed by all, and whether a message
-    qualifies depends on its shape and dtype alone.
+    All ranks take the same branch: whether it exists is agreed by all after a common self-test,
+    and whether a message qualifies depends on its shape and dtype alone.
     """
 
     def __init__(self, *arguments: Any, **named: Any) -> None:
@@ -61,13 +65,17 @@ class AmdOptCpuCommunicator(CpuCommunicator):
 
         def build() -> OneShotAllReduce:
             regions = SharedRegions(self.rank_in_group, region_bytes(MAX_BYTES), exchange)
-            return OneShotAllReduce(
+            one_shot = OneShotAllReduce(
                 self.rank_in_group,
                 self.world_size,
                 regions.buffers,
                 MAX_BYTES,
                 implementation=implementation(),
+                timeout_seconds=PEER_SECONDS,
             )
+            with kernel_device():
+                check_all_reduce(one_shot, get_current_vllm_config().model_config.dtype)
+            return one_shot
 
         built = faults.attempt("communicator", build, lambda: None)
         while exchanged < SharedRegions.EXCHANGES:
@@ -92,14 +100,32 @@ class AmdOptCpuCommunicator(CpuCommunicator):
         if one_shot is None or one_shot.refusal(tuple(input_.shape), input_.dtype) is not None:
             return super().all_reduce(input_)
 
-        def ours() -> torch.Tensor:
+        def prepare() -> torch.Tensor | None:
             message = input_.contiguous()
-            if message.data_ptr() % ALIGNMENT:
-                message = message.clone()
+            return message.clone() if message.data_ptr() % ALIGNMENT else message
+
+        message = faults.attempt("all_reduce", prepare, lambda: None)
+        if message is None:
+            return super().all_reduce(input_)
+        try:
             with kernel_device():
                 return one_shot.all_reduce(message)
+        except Exception as error:
+            # From here on the peers may have our data, and go on without meeting us again. Falling
+            # back on one rank alone could sum different messages: rather an error than wrong text.
+            raise faults.FeatureError(
+                f"vllm-amdopt: all_reduce: rank {self.rank_in_group} failed with "
+                f"{type(error).__name__}: {error} Set VLLM_AMDOPT_ALL_REDUCE=off to serve without."
+            ) from error
 
-        def stock() -> torch.Tensor:
-            return super(AmdOptCpuCommunicator, self).all_reduce(input_)
 
-        return faults.attempt("all_reduce", ours, stock)
+def check_all_reduce(one_shot: OneShotAllReduce, dtype: torch.dtype) -> None:
+    """Sum small integers over the ranks, which is exact in any dtype. Raises SelfTestError."""
+    ranks = one_shot.world_size
+    values = torch.arange(96, device=one_shot.device).remainder(7).to(dtype)
+    refusal = one_shot.refusal(tuple(values.shape), dtype)
+    if refusal is not None:
+        raise SelfTestError(refusal)
+    total = one_shot.all_reduce(values + one_shot.rank)
+    if not torch.equal(total, values * ranks + ranks * (ranks - 1) // 2):
+        raise SelfTestError("the all-reduce of small integers is not exact on this machine")

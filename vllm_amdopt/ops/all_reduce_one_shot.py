@@ -110,9 +110,9 @@ class OneShotAllReduce:
                 )
             if region.data_ptr() % ALIGNMENT:
                 raise ValueError(f"the region of rank {i} is not {ALIGNMENT}-byte aligned.")
-        device = self._buffers[rank].device
-        self._on_cpu = device.type == "cpu"
-        self._state = torch.zeros(STATE_WORDS, dtype=torch.int32, device=device)
+        self.device = self._buffers[rank].device
+        self._on_cpu = self.device.type == "cpu"
+        self._state = torch.zeros(STATE_WORDS, dtype=torch.int32, device=self.device)
         self._address = self._buffers[rank].data_ptr()
 
     def refusal(self, shape: Sequence[int], dtype: torch.dtype) -> str | None:

@@ -201,6 +201,24 @@ class TensorParallelAtMost:
 
 
 @dataclass(frozen=True)
+class RanksShareCpuMemory:
+    """The ranks are CPU processes with an engine that runs kernels: what all-reduce is built for.
+
+    To be lifted for GPUs when their peers' memory is mapped.
+    """
+
+    def refusal(self, situation: Situation) -> str | None:
+        if not situation.hardware.virtual:
+            return "our all-reduce cannot map the memory of peer GPUs yet; vLLM's own runs"
+        if situation.hardware.engine == "reference":
+            return "the reference engine runs no kernels, and between processes there is no other"
+        return None
+
+    def describe(self) -> str:
+        return "between CPU processes (peer GPU memory is not mapped yet)"
+
+
+@dataclass(frozen=True)
 class PipelineParallelAtMost:
     """At most this many pipeline stages."""
 

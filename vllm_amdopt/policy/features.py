@@ -143,6 +143,7 @@ FEATURES: tuple[Feature, ...] = (
         requires=(
             when.TensorParallelAtLeast(2),
             when.TensorParallelAtMost(8),
+            when.RanksShareCpuMemory(),
             *_KERNELS_RUN,
         ),
         default_when=_default_when("all_reduce"),

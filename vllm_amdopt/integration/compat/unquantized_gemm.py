@@ -60,9 +60,11 @@ def _install_cpu() -> None:
 
     def dispatch_cpu_unquantized_gemm(layer: torch.nn.Module, remove_weight: bool) -> None:
         def ours() -> bool:
-            if linear_layers.layer_refusal(layer.weight) is not None:
+            weight = layer.weight
+            assert isinstance(weight, torch.Tensor)
+            if linear_layers.layer_refusal(weight) is not None:
                 return False
-            self_test.check_gemm(layer.weight.dtype)
+            self_test.check_gemm(weight.dtype)
             layer.cpu_linear = linear
             return True
 
