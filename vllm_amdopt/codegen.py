@@ -172,9 +172,8 @@ def render(reports: list[CodegenReport]) -> str:
     rows = [head]
     for r in reports:
         numbers = [r.vgpr, r.agpr, r.sgpr, r.spills, r.lds_bytes, r.num_warps, r.instructions]
-        rows.append(
-            [r.variant, r.gfx, *map(str, numbers), *map(_counts, (r.matrix, r.loads, r.stores))]
-        )
+        counts = [_counts(r.matrix), _counts(r.loads), _counts(r.stores)]
+        rows.append([r.variant, r.gfx, *map(str, numbers), *counts])
     widths = [max(len(row[i]) for row in rows) for i in range(len(head))]
     return "\n".join(
         "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
