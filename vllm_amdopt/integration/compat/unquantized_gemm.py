@@ -1,10 +1,11 @@
 """Put our GEMM in at the place that all unquantized linear layers of a platform go through.
 
-vLLM (0.30-0.33) has no registry for unquantized GEMMs, as it has for quantized ones; patch 0001
-proposes the hook. Until then, one guarded override per platform:
+vLLM (0.30-0.33) has no registry for unquantized GEMMs, as it has for quantized ones. Hence, per
+platform:
 
-- cpu: `layers.utils.dispatch_cpu_unquantized_gemm(layer, remove_weight)`, which chooses a layer's
-  GEMM after its weights are loaded. Ours chooses first and calls the original where it refuses.
+- cpu: the hook of patches/vllm/0001 where it is applied; otherwise an override of
+  `layers.utils.dispatch_cpu_unquantized_gemm(layer, remove_weight)`, which chooses a layer's GEMM
+  after its weights are loaded. Ours chooses first and calls the original where it refuses.
 - rocm: the implementation behind the op `vllm::rocm_unquantized_gemm`; callers and fusion patterns
   keep seeing the same op.
 - cuda: `layers.utils.default_unquantized_gemm`, looked up by vLLM when a layer is created.
@@ -55,21 +56,30 @@ def _fake(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> t
 def _install_cpu() -> None:
     from vllm.model_executor.layers import utils
 
-    stock = utils.dispatch_cpu_unquantized_gemm
     linear = define_op("linear_small_batch")
 
-    def dispatch_cpu_unquantized_gemm(layer: torch.nn.Module, remove_weight: bool) -> None:
-        def ours() -> bool:
+    def choose(layer: torch.nn.Module) -> Any:
+        def ours() -> Any:
             weight = layer.weight
             assert isinstance(weight, torch.Tensor)
-            if linear_layers.layer_refusal(weight) is not None:
-                return False
+            if weight.is_meta or linear_layers.layer_refusal(weight) is not None:
+                return None
             self_test.check_gemm(weight.dtype)
-            layer.cpu_linear = linear
-            return True
+            return linear
 
-        if not faults.attempt("gemm_bind", ours, lambda: False):
+        return faults.attempt("gemm_bind", ours, lambda: None)
+
+    if hasattr(utils, "register_cpu_unquantized_gemm"):
+        utils.register_cpu_unquantized_gemm(choose)
+        return
+    stock = utils.dispatch_cpu_unquantized_gemm
+
+    def dispatch_cpu_unquantized_gemm(layer: torch.nn.Module, remove_weight: bool) -> None:
+        gemm = choose(layer)
+        if gemm is None:
             stock(layer, remove_weight)
+        else:
+            layer.cpu_linear = gemm
 
     utils.dispatch_cpu_unquantized_gemm = dispatch_cpu_unquantized_gemm
 
