@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from tests.models import tasks
-from tests.serving import QUIET_ENVIRONMENT
+from tests.serving import CACHES, QUIET_ENVIRONMENT
 
 MODELS = Path(__file__).parents[1] / "models" / "checkpoints"
 GQA, MLA, MOE = "llama-gqa", "deepseek-mla-moe", "qwen3-moe"
@@ -157,7 +157,7 @@ class Jobs:
                     **QUIET_ENVIRONMENT,
                     "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
                     "VLLM_CPU_OMP_THREADS_BIND": "nobind",
-                    "VLLM_CACHE_ROOT": str(Path(self._folder.name) / "cache"),
+                    "VLLM_CACHE_ROOT": str(CACHES / "vllm"),
                     **base,
                 },
             )

@@ -116,8 +116,10 @@ class TestRegisterPlatform:
         monkeypatch.setenv("VLLM_AMDOPT_GEMM", "yse")
         monkeypatch.setenv("VLLM_AMDOPT", "1")
         assert plugin.register_platform() is None
+        plugin.register()
         output = caplog.text
         assert output.count("VLLM_AMDOPT_GEMM") == 1
+        assert len(caplog.records) == 1
         assert "yes" in output
 
     def test_bad_variable_is_an_error_when_strict(self, monkeypatch: pytest.MonkeyPatch) -> None:

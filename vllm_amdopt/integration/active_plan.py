@@ -47,14 +47,25 @@ def load(vllm_config: VllmConfig) -> Plan | None:
     return _plan
 
 
+def plan_of(vllm_config: VllmConfig) -> Plan | None:
+    """As `load`, but a plan that cannot be read switches the plugin off, and None is returned."""
+    from vllm_amdopt.policy.plan import PlanError
+
+    if faults.disabled("plugin") is not None:
+        return None
+    try:
+        return load(vllm_config)
+    except PlanError as error:
+        faults.disable("plugin", f"the plan in additional_config cannot be read: {error}")
+        return None
+
+
 def current() -> Plan | None:
     """The plan of the configuration that vLLM is building a model with, or of this process."""
     from vllm.config import get_current_vllm_config_or_none
 
     vllm_config = get_current_vllm_config_or_none()
-    if vllm_config is not None:
-        return load(vllm_config)
-    return _plan
+    return _plan if vllm_config is None else plan_of(vllm_config)
 
 
 def is_on(feature: str) -> bool:

@@ -24,7 +24,7 @@ def settle_block_size(vllm_config: VllmConfig) -> None:
     if vllm_config.model_config is None or cache.user_specified_block_size:
         return
     backends = _attention_backends(vllm_config)
-    plan = active_plan.load(vllm_config)
+    plan = active_plan.plan_of(vllm_config)
     if plan is not None and plan.is_on("mla_block_size"):
         refusing = [b.get_name() for b in backends if not b.supports_block_size(1)]
         if not refusing:

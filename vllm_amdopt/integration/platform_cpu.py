@@ -30,7 +30,7 @@ class AmdOptCpuPlatform(AmdOptPlatform, _BuiltinPlatform):
         super().check_and_update_config(vllm_config)
 
         def lift() -> None:
-            if wanted is not None and active_plan.load(vllm_config) is not None:
+            if wanted is not None:
                 wanted.restore(vllm_config)
 
         faults.attempt("configuration", lift, lambda: None)
@@ -60,7 +60,7 @@ class _MlaLimits:
     def read(cls, vllm_config: VllmConfig) -> _MlaLimits | None:
         """The settings before vLLM's platform changes them; None where no plan has MLA on."""
         model: Any = vllm_config.model_config
-        plan = active_plan.load(vllm_config)
+        plan = active_plan.plan_of(vllm_config)
         if model is None or not model.use_mla or plan is None or not plan.is_on("mla"):
             return None
         return cls(vllm_config)
@@ -68,7 +68,7 @@ class _MlaLimits:
     def restore(self, vllm_config: VllmConfig) -> None:
         """Put the settings back, and the block size that the plan or the user wants."""
         cache, scheduler = vllm_config.cache_config, vllm_config.scheduler_config
-        plan = active_plan.load(vllm_config)
+        plan = active_plan.plan_of(vllm_config)
         if self.user_block_size is not None:
             cache.block_size = self.user_block_size
         elif plan is not None and plan.is_on("mla_block_size"):

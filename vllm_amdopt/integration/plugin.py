@@ -61,8 +61,10 @@ def register_platform() -> str | None:
         try:
             _outcome.platform_class = _decide()
         except Exception as error:
-            _outcome.reason = f"{type(error).__name__}: {error}"
+            known = isinstance(error, ValueError)  # SwitchError: a sentence that stands alone
+            _outcome.reason = str(error) if known else f"{type(error).__name__}: {error}"
             if not _outcome.argument_given:
+                _outcome.requested = False  # said here, not again in `register`
                 _complain(f"vllm-amdopt is off, vLLM runs as it is: {_outcome.reason}")
     return _outcome.platform_class
 
