@@ -7,6 +7,10 @@ PYTHON ?= $(shell for name in python3.11 python3.12 python3.13 python3 python3.1
 VENV ?= .venv
 COMPAT_VERSIONS ?= 0.30.0 0.31.0 0.32.0
 PYTEST_ARGUMENTS ?=
+# Two at a time: most of a test's time is one process importing vLLM. Whole files go to a worker, in
+# the order of collection, so that fast ones come first and a file's servers are shared.
+WORKERS ?= 2
+PARALLEL = -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 MAKE_ENVIRONMENT = "$(PYTHON)" tests/environment/make_environment.py
 
 .DEFAULT_GOAL := help
@@ -27,16 +31,16 @@ demo: environment  ## serve three models, stock and with the plugin, and compare
 	@"$(VENV)/bin/python" -m benchmarks.demo
 
 test: environment  ## run all tests, fast ones first
-	@"$(VENV)/bin/python" -m pytest $(PYTEST_ARGUMENTS)
+	@"$(VENV)/bin/python" -m pytest $(PARALLEL) $(PYTEST_ARGUMENTS)
 
 test-fast: environment  ## run the tests that start no server
-	@"$(VENV)/bin/python" -m pytest --ignore=tests/integration $(PYTEST_ARGUMENTS)
+	@"$(VENV)/bin/python" -m pytest --ignore=tests/integration $(PARALLEL) $(PYTEST_ARGUMENTS)
 
 test-compat: python  ## run the integration tests on each supported vLLM, in environments of their own
 	@failed=; for version in $(COMPAT_VERSIONS); do \
 		echo "== vLLM $$version"; \
 		$(MAKE_ENVIRONMENT) --venv ".venv-vllm-$$version" --vllm "$$version" \
-		&& ".venv-vllm-$$version/bin/python" -m pytest tests/integration $(PYTEST_ARGUMENTS) \
+		&& ".venv-vllm-$$version/bin/python" -m pytest tests/integration tests/test_patches.py $(PARALLEL) $(PYTEST_ARGUMENTS) \
 		|| failed="$$failed $$version"; \
 	done; \
 	if [ -n "$$failed" ]; then echo "error: not passed on vLLM$$failed" >&2; exit 1; fi; \
