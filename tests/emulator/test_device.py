@@ -114,7 +114,8 @@ def test_importing_the_package_imports_neither_triton_nor_torch():
 
 def test_an_access_outside_every_buffer_names_buffer_and_offset():
     x, y = torch.randn(100), torch.zeros(100)
-    with pytest.raises(MemFault, match=r"nearest buffer arg0 .*offset .*") as caught:
+    # Which buffer is nearest is the allocator's doing.
+    with pytest.raises(MemFault, match=r"nearest buffer .+ bytes: offset -?\d+") as caught:
         launch(kernels.through_a_stray_offset, (1,), x, y, 3, BLOCK=64)
     assert "kernels.py" in str(caught.value)
 

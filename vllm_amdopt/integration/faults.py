@@ -27,6 +27,7 @@ HOOKS: Mapping[str, str] = {
     "gemm_dispatch": "gemm",
     "gemm_bind": "gemm",
     "gemm_forward": "gemm",
+    "communicator_class": "all_reduce",
     "communicator": "all_reduce",
     "all_reduce": "all_reduce",
 }

@@ -37,9 +37,16 @@ class AmdOptCpuPlatform(AmdOptPlatform, _BuiltinPlatform):
 
     @classmethod
     def get_device_communicator_cls(cls) -> str:
-        if active_plan.is_on("all_reduce"):
-            return "vllm_amdopt.integration.tensor_parallel.AmdOptCpuCommunicator"
-        return super().get_device_communicator_cls()
+        if not active_plan.is_on("all_reduce"):
+            return super().get_device_communicator_cls()
+
+        def ours() -> str:
+            # Imported here, where a failure is a fallback still; vLLM resolves the name unguarded.
+            from vllm_amdopt.integration.tensor_parallel import AmdOptCpuCommunicator
+
+            return f"{AmdOptCpuCommunicator.__module__}.{AmdOptCpuCommunicator.__qualname__}"
+
+        return faults.attempt("communicator_class", ours, super().get_device_communicator_cls)
 
 
 class _MlaLimits:

@@ -82,16 +82,18 @@ SEAMS: tuple[Seam, ...] = (
 
 @cache
 def _source(module: str) -> str | None:
-    try:
-        specification = importlib.util.find_spec(module)
-    except ImportError:
-        return None
+    # Not importlib.util.find_spec on the module itself: that imports its parent packages.
+    package, *rest = module.split(".")
+    specification = importlib.util.find_spec(package)
     if specification is None or specification.origin is None:
         return None
-    try:
-        return Path(specification.origin).read_text(encoding="utf-8")
-    except OSError:
-        return None
+    file = Path(specification.origin).parent.joinpath(*rest)
+    for candidate in (file.with_suffix(".py"), file / "__init__.py"):
+        try:
+            return candidate.read_text(encoding="utf-8")
+        except OSError:
+            continue
+    return None
 
 
 def missing_seams(platform: str) -> Mapping[str, str]:
