@@ -78,7 +78,10 @@ def test_references_give_stocks_tokens(jobs: Jobs) -> None:
 
 @pytest.mark.parametrize("model", [GQA, MLA])
 def test_prefix_cache_is_used_and_changes_nothing(jobs: Jobs, model: str) -> None:
-    """The second round finds its prompts in the cache, in blocks of 16 tokens or, for MLA, of 1."""
+    """The second round finds its prompts in the cache, in blocks of 32 tokens or, for MLA, of 1.
+
+    At block size 1 the first round finds something too: the bracket that all prompts begin with.
+    """
     prompts = PROMPTS[:4]
     arguments = {} if model == MLA else {"block_size": 32}
     plugin = jobs.run(
@@ -86,7 +89,7 @@ def test_prefix_cache_is_used_and_changes_nothing(jobs: Jobs, model: str) -> Non
     )
     assert plugin.error is None, plugin.log
     assert plugin.tokens(1) == plugin.tokens(0) == jobs.stock(model, prompts).tokens()
-    assert all(answer.cached_tokens == 0 for answer in plugin.rounds[0])
+    assert all(answer.cached_tokens <= 1 for answer in plugin.rounds[0])
     assert all(answer.cached_tokens >= 32 for answer in plugin.rounds[1])
 
 

@@ -10,7 +10,7 @@ from vllm_amdopt.integration import faults
 PROMPTS = [item.prompt for item in questions(1)]
 NEEDS_MLA = {"mla_backend", "mla_self_test", "mla_forward", "configuration", "block_size"}
 NEEDS_TENSOR_PARALLEL = {"communicator_class", "communicator", "all_reduce"}
-"""Tested with a server of two ranks, in test_tensor_parallel."""
+"""Tested with a server of two ranks in test_tensor_parallel, and in test_platform."""
 
 HOOKS = sorted(set(faults.HOOKS) - NEEDS_TENSOR_PARALLEL)
 

@@ -19,7 +19,7 @@ def test_all_reduce_alone_between_two_ranks(jobs: Jobs) -> None:
     assert "is switched off" not in log
 
 
-@pytest.mark.parametrize("hook", ["communicator_class", "communicator", "all_reduce"])
+@pytest.mark.parametrize("hook", ["communicator", "all_reduce"])
 def test_a_fault_in_all_reduce_costs_no_request(jobs: Jobs, hook: str) -> None:
     tokens, log = serve(
         GQA,
