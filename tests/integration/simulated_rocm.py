@@ -9,6 +9,7 @@ shows is selection and configuration, nothing more.
 from __future__ import annotations
 
 import importlib.machinery
+import importlib.metadata
 import json
 import os
 import sys
@@ -54,6 +55,12 @@ def without_compiled_kernels() -> None:
     """The CPU wheel's compiled modules may not run on this CPU, and none of them is called."""
     for name in ("_C", "_C_stable_libtorch", "_rocm_C", "_moe_C", "_moe_C_stable_libtorch"):
         stand_in(f"vllm.{name}")
+
+
+def without_cpu_build() -> None:
+    """vLLM takes "cpu" in its version for its CPU platform, which would then be active as well."""
+    version = importlib.metadata.version
+    importlib.metadata.version = lambda name: version(name).partition("+")[0]
 
 
 def pretend_aiter() -> None:
@@ -144,12 +151,7 @@ def main() -> None:
     if question["aiter"]:
         pretend_aiter()
     without_compiled_kernels()
-    import vllm.platforms
-
-    # The CPU wheel of vLLM finds its own platform too; on a real ROCm build only this one answers.
-    vllm.platforms.builtin_platform_plugins = {
-        "rocm": vllm.platforms.builtin_platform_plugins["rocm"]
-    }
+    without_cpu_build()
     from vllm.platforms import current_platform
 
     pretend_triton()
