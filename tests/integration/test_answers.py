@@ -89,7 +89,8 @@ def test_prefix_cache_is_used_and_changes_nothing(jobs: Jobs, model: str) -> Non
     )
     assert plugin.error is None, plugin.log
     assert plugin.tokens(1) == plugin.tokens(0) == jobs.stock(model, prompts).tokens()
-    assert all(answer.cached_tokens <= 1 for answer in plugin.rounds[0])
+    shared = 1 if model == MLA else 0
+    assert all(answer.cached_tokens <= shared for answer in plugin.rounds[0])
     assert all(answer.cached_tokens >= 32 for answer in plugin.rounds[1])
 
 

@@ -96,8 +96,3 @@ def strict() -> bool:
         "true",
         "yes",
     )
-
-
-def forget() -> None:
-    """Forget what was switched off; for tests that start over within one process."""
-    _disabled.clear()
