@@ -401,7 +401,7 @@ def test_digest_of_a_given_plan_never_changes() -> None:
         numerics=None,
     )
     made = Plan((decision,), "gfx942", "amd", None, "any", "0.32.0", plugin_version="0.1.0")
-    assert made.digest == "8a899e0fa97c"
+    assert made.digest == "790ac9a388dd"
     turned = dict(reversed(list(decision.settings.items())))
     assert replace(made, decisions=(replace(decision, settings=turned),)).digest == made.digest
 
@@ -433,8 +433,8 @@ def broken_decision(**changes: Any) -> dict[str, Any]:
     ("record", "sentence"),
     [
         pytest.param([], "a plan record is a mapping, not a list", id="a list"),
-        pytest.param({}, "the plan record has format None, this version reads 1", id="empty"),
-        pytest.param(broken(format=2), "has format 2, this version reads 1", id="newer format"),
+        pytest.param({}, "the plan record has format None, this version reads 2", id="empty"),
+        pytest.param(broken(format=3), "has format 3, this version reads 2", id="newer format"),
         pytest.param(broken(decisions=None), "'decisions' is None, expected a list", id="no list"),
         pytest.param(broken(decisions=["x"]), "a decision record is a mapping", id="no mapping"),
         pytest.param(broken(warnings=[1]), "'warnings' are not all strings", id="warnings"),
@@ -446,7 +446,7 @@ def broken_decision(**changes: Any) -> dict[str, Any]:
         pytest.param(broken_decision(origin="x"), "has origin 'x'", id="origin"),
         pytest.param(broken_decision(settings={"a": []}), "sets 'a' to []", id="a setting a list"),
         pytest.param(
-            broken_decision(settings={"a": True}), "sets 'a' to True", id="a setting true"
+            broken_decision(settings={"a": [1]}), "sets 'a' to [1]", id="a setting a list"
         ),
         pytest.param(broken_decision(name=None), "'name' is None", id="no name"),
     ],

@@ -1,10 +1,10 @@
-"""The plan: which features and defaults are on for a situation, and why.
+"""The plan: which features and rules are on for a situation, and why.
 
 `make_plan` is a pure function. It applies nothing: the integration reads the plan and acts.
 
 Precedence, for each feature and rule, first match decides:
 
-1. the switch says `off` (or VLLM_AMDOPT=0, or a list without it): off;
+1. the switch says `off` (or VLLM_AMDOPT=0, or a list without it, which guards survive): off;
 2. the user made that choice themselves (a flag or variable of vLLM's): off, their choice stays;
 3. a hard condition (`requires`, the vLLM seam) fails: off, and a warning if it was asked for;
 4. the switch says `on`, or the user named our attention backend: on;
@@ -12,20 +12,22 @@ Precedence, for each feature and rule, first match decides:
 6. on.
 
 Features are decided first, in the order of FEATURES, then rules in the order of RULES. What is
-decided is visible to the conditions of what follows (`Situation.decided`).
+decided is visible to the conditions of what follows (`Situation.decided`, `Situation.values`).
+Among rules the first to set a value owns it; only a guard that repairs may change it afterwards, or
+change a value of the user's, and then the plan warns.
 """
 
-import hashlib
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Literal, TypeVar
+from typing import Literal
 
 from vllm_amdopt import __version__
 from vllm_amdopt.policy.conditions import SeamPresent, VllmIn
 from vllm_amdopt.policy.features import VLLM_RANGE, Feature
-from vllm_amdopt.policy.serving_rules import ENTRIES, Rule, SettingValue
-from vllm_amdopt.policy.situation import Situation, Software, UserChoices
+from vllm_amdopt.policy.plan_record import Decision, Plan, PlanError
+from vllm_amdopt.policy.rule import Rule, chosen_by_user
+from vllm_amdopt.policy.serving_rules import ENTRIES
+from vllm_amdopt.policy.situation import SettingValue, Situation, Software, UserChoices
 from vllm_amdopt.policy.switches import Activation, read_switches
 
 __all__ = [
@@ -38,162 +40,85 @@ __all__ = [
     "make_plan",
 ]
 
-_FORMAT = 1
-_Kind = TypeVar("_Kind")
 
+@dataclass
+class _Draft:
+    """What has been decided so far."""
 
-class PlanError(ValueError):
-    """A plan record that cannot be read; the message says what is wrong with it."""
+    decided: dict[str, bool] = field(default_factory=dict)
+    values: dict[str, SettingValue] = field(default_factory=dict)
+    decisions: list[Decision] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+    refusals: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
 
+    def add(self, entry: Feature | Rule, decision: Decision, situation: Situation) -> None:
+        """Take a decision in: its values as far as nobody owns them, its sentences."""
+        if isinstance(entry, Rule) and decision.on:
+            decision = self._settle(entry, decision, situation)
+        self.decided[entry.name] = decision.on
+        self.decisions.append(decision)
 
-@dataclass(frozen=True)
-class Decision:
-    """One feature or default, decided.
+    def _settle(self, rule: Rule, decision: Decision, situation: Situation) -> Decision:
+        settings = dict(decision.settings)
+        if rule.action == "refuse":
+            self.refusals.append(decision.reason)
+        elif rule.action == "advise":
+            self.notes.append(decision.reason)
+        elif rule.action == "set":
+            settings = {
+                key: value
+                for key, value in settings.items()
+                if key not in self.values and chosen_by_user(situation, key) is None
+            }
+        else:
+            self._take_over(rule, settings)
+            theirs = [key for key in settings if chosen_by_user(situation, key) is not None]
+            if theirs:
+                self.warnings.append(
+                    f"{rule.name}: {decision.reason}; {rule.switch}=off keeps your choice"
+                )
+        self.values.update(settings)
+        return replace(decision, settings=settings)
 
-    `settings`: what a rule sets (`env.NAME` is an environment variable); empty for features and
-    for what is off. `origin`: who decided: the defaults, a switch of ours, or the user's own
-    flags. `numerics` is None for rules.
-    """
-
-    name: str
-    kind: Literal["feature", "default"]
-    on: bool
-    settings: Mapping[str, SettingValue]
-    origin: Literal["default", "switch", "user"]
-    reason: str
-    evidence: str
-    numerics: str | None
-
-
-@dataclass(frozen=True)
-class Plan:
-    """All decisions for one model on one machine, with what they were made for."""
-
-    decisions: tuple[Decision, ...]
-    gfx: str | None
-    hardware: str
-    engine: str | None
-    model: str
-    vllm: str | None
-    plugin_version: str = __version__
-    warnings: tuple[str, ...] = ()
-    hardware_description: str = field(default="")
-
-    def decision(self, name: str) -> Decision:
-        """The decision on `name`. KeyError if the plan has none."""
-        for decision in self.decisions:
-            if decision.name == name:
-                return decision
-        raise KeyError(f"the plan has no decision on {name!r}")
-
-    def is_on(self, name: str) -> bool:
-        """Whether `name` is on."""
-        return self.decision(name).on
-
-    @property
-    def digest(self) -> str:
-        """12 hex characters that change when the plan does something else, not with its wording."""
-        acts = {
-            "decisions": [[d.name, d.on, dict(sorted(d.settings.items()))] for d in self.decisions],
-            "engine": self.engine,
-            "gfx": self.gfx,
-            "hardware": self.hardware,
-            "plugin": self.plugin_version,
-            "vllm": self.vllm,
-        }
-        text = json.dumps(acts, sort_keys=True, separators=(",", ":"))
-        return hashlib.sha256(text.encode()).hexdigest()[:12]
-
-    def to_dict(self) -> dict[str, object]:
-        """The plan as JSON-able values; `from_dict` gives an equal plan back."""
-        return {
-            "format": _FORMAT,
-            "digest": self.digest,
-            "plugin_version": self.plugin_version,
-            "hardware": self.hardware,
-            "hardware_description": self.hardware_description,
-            "gfx": self.gfx,
-            "engine": self.engine,
-            "model": self.model,
-            "vllm": self.vllm,
-            "warnings": list(self.warnings),
-            "decisions": [
-                {
-                    "name": decision.name,
-                    "kind": decision.kind,
-                    "on": decision.on,
-                    "settings": dict(decision.settings),
-                    "origin": decision.origin,
-                    "reason": decision.reason,
-                    "evidence": decision.evidence,
-                    "numerics": decision.numerics,
-                }
-                for decision in self.decisions
-            ],
-        }
-
-    @staticmethod
-    def from_dict(record: Mapping[str, object]) -> "Plan":
-        """The plan of a record made by `to_dict`. PlanError in words on anything else."""
-        if not isinstance(record, Mapping):
-            raise PlanError(f"a plan record is a mapping, not a {type(record).__name__}")
-        if record.get("format") != _FORMAT:
-            raise PlanError(
-                f"the plan record has format {record.get('format')!r}, this version reads {_FORMAT}"
-            )
-        decisions = _field(record, "decisions", list)
-        warnings = _field(record, "warnings", list)
-        if not all(isinstance(warning, str) for warning in warnings):
-            raise PlanError("the plan record's 'warnings' are not all strings")
-        plan = Plan(
-            decisions=tuple(_decision_from(entry) for entry in decisions),
-            gfx=_optional_text(record, "gfx"),
-            hardware=_field(record, "hardware", str),
-            engine=_optional_text(record, "engine"),
-            model=_field(record, "model", str),
-            vllm=_optional_text(record, "vllm"),
-            plugin_version=_field(record, "plugin_version", str),
-            warnings=tuple(warnings),
-            hardware_description=_field(record, "hardware_description", str),
-        )
-        if record.get("digest") != plan.digest:
-            raise PlanError(
-                f"the plan record's digest {record.get('digest')!r} does not fit its contents "
-                f"({plan.digest}): it was changed after it was made"
-            )
-        return plan
+    def _take_over(self, rule: Rule, settings: Mapping[str, SettingValue]) -> None:
+        """Take the keys of a repair away from the earlier decisions that set them otherwise."""
+        for position, earlier in enumerate(self.decisions):
+            lost = [key for key in earlier.settings if key in settings]
+            if not lost:
+                continue
+            kept = {key: value for key, value in earlier.settings.items() if key not in lost}
+            self.decisions[position] = replace(earlier, settings=kept)
 
 
 def make_plan(situation: Situation) -> Plan:
     """Decide every feature and rule for `situation`. Pure; SwitchError on a bad switch."""
     activation = read_switches(situation.environment)
-    decided: dict[str, bool] = {}
-    decisions: list[Decision] = []
-    warnings: list[str] = []
+    draft = _Draft()
     version = situation.software.vllm
-    out_of_range = VllmIn(VLLM_RANGE).refusal(situation)
-    if out_of_range is not None:
-        warnings.append(
+    if VllmIn(VLLM_RANGE).refusal(situation) is not None:
+        draft.warnings.append(
             f"vLLM {version} is outside the range {VLLM_RANGE} that vllm-amdopt {__version__} is "
             "written for: what it lacks a seam for is off, the defaults are off, the rest is "
             "untested; install a vLLM in that range or a newer vllm-amdopt"
         )
     for entry in ENTRIES:
-        seen = replace(situation, decided=dict(decided))
+        seen = replace(situation, decided=dict(draft.decided), values=dict(draft.values))
         decision, warning = _decide(entry, seen, activation)
-        decided[entry.name] = decision.on
-        decisions.append(decision)
+        draft.add(entry, decision, seen)
         if warning is not None:
-            warnings.append(warning)
+            draft.warnings.append(warning)
     hardware = situation.hardware
     return Plan(
-        decisions=tuple(decisions),
+        decisions=tuple(draft.decisions),
         gfx=hardware.gfx,
         hardware=hardware.kind,
         engine=hardware.engine,
         model=situation.model.summary if situation.model else "unknown model",
         vllm=version,
-        warnings=tuple(warnings),
+        warnings=tuple(draft.warnings),
+        refusals=tuple(draft.refusals),
+        notes=tuple(draft.notes),
         hardware_description=hardware.description,
     )
 
@@ -243,7 +168,7 @@ def _decide(
             # "no measurement yet; ...=on uses it" would advise what is already done.
             reason = f"forced by {asked_by} although {refusal.split(';')[0]}"
         return _on(entry, situation, "switch" if mode == "on" else "user", reason), None
-    if isinstance(entry, Rule) and entry.level != "safe":
+    if isinstance(entry, Rule) and entry.level == "opt-in":
         return _off(entry, "default", f"opt-in: {entry.switch}=on uses it"), None
     if refusal is not None:
         return _off(entry, "default", refusal), None
@@ -251,7 +176,10 @@ def _decide(
 
 
 def _not_honoured(entry: Feature | Rule, asked_by: str, refusal: str) -> str | None:
-    return f"{asked_by} cannot be honoured, {entry.name} is off: {refusal}" if asked_by else None
+    """The warning that a wish was not granted; a guard without its problem needs none."""
+    if not asked_by or (isinstance(entry, Rule) and entry.level == "guard"):
+        return None
+    return f"{asked_by} cannot be honoured, {entry.name} is off: {refusal}"
 
 
 def _on(
@@ -264,7 +192,10 @@ def _on(
     if isinstance(entry, Rule):
         settings = dict(entry.sets.settings(situation))
         remark = entry.sets.remark(situation)
-        reason = f"{reason}; {remark}" if remark else reason
+        if remark and entry.action in ("refuse", "advise"):
+            reason = remark  # the whole sentence: it holds the reason
+        elif remark:
+            reason = f"{reason}; {remark}"
     return _decision(entry, True, settings, origin, reason)
 
 
@@ -281,10 +212,12 @@ def _decision(
     origin: Literal["default", "switch", "user"],
     reason: str,
 ) -> Decision:
-    feature = isinstance(entry, Feature)
+    kind: Literal["feature", "default", "guard"] = "feature"
+    if isinstance(entry, Rule):
+        kind = "guard" if entry.level == "guard" else "default"
     return Decision(
         name=entry.name,
-        kind="feature" if feature else "default",
+        kind=kind,
         on=on,
         settings=settings,
         origin=origin,
@@ -292,47 +225,3 @@ def _decision(
         evidence=str(entry.evidence),
         numerics=entry.numerics if isinstance(entry, Feature) else None,
     )
-
-
-def _decision_from(record: object) -> Decision:
-    if not isinstance(record, Mapping):
-        raise PlanError(f"a decision record is a mapping, not a {type(record).__name__}")
-    kind, origin = _field(record, "kind", str), _field(record, "origin", str)
-    if kind not in ("feature", "default"):
-        raise PlanError(f"a decision record has kind {kind!r}, expected feature or default")
-    if origin not in ("default", "switch", "user"):
-        raise PlanError(
-            f"a decision record has origin {origin!r}, expected default, switch or user"
-        )
-    settings = _field(record, "settings", dict)
-    for name, value in settings.items():
-        if (
-            not isinstance(name, str)
-            or isinstance(value, bool)
-            or (not isinstance(value, (str, int, float)))
-        ):
-            raise PlanError(f"a decision record sets {name!r} to {value!r}: not text or a number")
-    return Decision(
-        name=_field(record, "name", str),
-        kind="feature" if kind == "feature" else "default",
-        on=_field(record, "on", bool),
-        settings=dict(settings),
-        origin="default" if origin == "default" else "switch" if origin == "switch" else "user",
-        reason=_field(record, "reason", str),
-        evidence=_field(record, "evidence", str),
-        numerics=_optional_text(record, "numerics"),
-    )
-
-
-def _field(record: Mapping[str, object], name: str, kind: type[_Kind]) -> _Kind:
-    value = record.get(name)
-    if not isinstance(value, kind):
-        raise PlanError(f"the plan record's {name!r} is {value!r}, expected a {kind.__name__}")
-    return value
-
-
-def _optional_text(record: Mapping[str, object], name: str) -> str | None:
-    value = record.get(name)
-    if value is not None and not isinstance(value, str):
-        raise PlanError(f"the plan record's {name!r} is {value!r}, expected a string or null")
-    return value

@@ -8,7 +8,8 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from vllm_amdopt.policy.features import FEATURES, VLLM_RANGE, Feature
 from vllm_amdopt.policy.plan import Decision, Plan
-from vllm_amdopt.policy.serving_rules import RULES, Rule
+from vllm_amdopt.policy.rule import Rule
+from vllm_amdopt.policy.serving_rules import RULES
 from vllm_amdopt.policy.switches import GENERAL_SWITCHES
 
 WIDTH = 120

@@ -9,13 +9,16 @@ from dataclasses import dataclass, field
 from vllm_amdopt.hardware import Hardware
 from vllm_amdopt.policy.model_facts import ModelFacts
 
+SettingValue = str | int | float | bool
+"""What a serving rule may set a setting of vLLM's to."""
+
 
 @dataclass(frozen=True)
 class UserChoices:
     """What the user said to vLLM themselves; the defaults mean "said nothing".
 
     `kv_offload`: offloading or any KV connector is configured. `max_model_len` is in tokens.
-    `prefix_caching` is None where the user left it to vLLM.
+    Fields that may be None are None where the user left them to vLLM.
     """
 
     block_size: int | None = None
@@ -33,6 +36,15 @@ class UserChoices:
     expert_parallel: bool = False
     prefix_caching: bool | None = None
     sleep_mode: bool = False
+    moe_backend: str | None = None
+    mm_encoder_tp_mode: str | None = None
+    fuse_allreduce_rms: bool | None = None
+    lora: bool = False
+    speculative: bool = False
+    enforce_eager: bool = False
+    gpu_memory_utilization: float | None = None
+    max_num_batched_tokens: int | None = None
+    max_num_seqs: int | None = None
 
 
 @dataclass(frozen=True)
@@ -53,7 +65,8 @@ class Situation:
     """Everything a condition may ask about.
 
     `decided` holds the decisions already taken in this plan (name -> on), in plan order: features
-    first, then the rules as RULES lists them. `measured_wins` maps a feature to one sentence on
+    first, then the rules as RULES lists them; `values` holds what the rules among them set
+    (setting -> value). `measured_wins` maps a feature to one sentence on
     the calibration record that says it wins on this very GPU.
     """
 
@@ -63,6 +76,7 @@ class Situation:
     software: Software = field(default_factory=Software)
     environment: Mapping[str, str] = field(default_factory=dict)
     decided: Mapping[str, bool] = field(default_factory=dict)
+    values: Mapping[str, SettingValue] = field(default_factory=dict)
     measured_wins: Mapping[str, str] = field(default_factory=dict)
 
     @property
@@ -79,6 +93,11 @@ class Situation:
     def quantization(self) -> str | None:
         """The quantization method in use: the user's, else the checkpoint's."""
         return self.choices.quantization or (self.model.quantization if self.model else None)
+
+    def variable(self, name: str) -> str | None:
+        """An environment variable as vLLM will see it: what this plan sets, else the user's."""
+        planned = self.values.get(f"env.{name}")
+        return self.environment.get(name) if planned is None else str(planned)
 
     @property
     def context(self) -> int | None:

@@ -39,7 +39,7 @@ GENERAL_SWITCHES: tuple[Switch, ...] = (
         default="unset",
         summary=(
             "unset: active if the machine has an AMD GPU; 1: active, every switch auto; 0: vLLM "
-            "is left untouched; a list: active, the named ones on, all others off"
+            "is left untouched; a list: active, the named ones and the guards on, all others off"
         ),
     ),
     Switch(
@@ -78,6 +78,7 @@ SWITCHES: tuple[Switch, ...] = (
 _PREFIX = "VLLM_AMDOPT"
 _TRUE = ("1", "on", "true", "yes")
 _FALSE = ("0", "off", "false", "no")
+_GUARDS = tuple(rule.name for rule in RULES if rule.level == "guard")
 _NAME_OF_SWITCH = {entry.switch: entry.name for entry in ENTRIES}
 
 
@@ -117,7 +118,7 @@ def read_switches(environment: Mapping[str, str]) -> Activation:
     for name in NAMES:
         if active is False:
             modes[name], sources[name] = "off", asked
-        elif listed:
+        elif listed and (name in listed or name not in _GUARDS):
             modes[name], sources[name] = ("on" if name in listed else "off"), asked
         else:
             modes[name], sources[name] = "auto", ""

@@ -1,0 +1,1 @@
+"""The serving rules by topic; `policy.serving_rules` puts them in order."""
