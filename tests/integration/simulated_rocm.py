@@ -129,6 +129,7 @@ def fake_config(model: dict[str, Any], **cache: Any) -> Any:
                 "kv_offloading_size": None,
                 "cache_dtype": "auto",
                 "enable_prefix_caching": True,
+                "gpu_memory_utilization": 0.92,
                 **cache,
             }
         ),
@@ -141,6 +142,11 @@ def fake_config(model: dict[str, Any], **cache: Any) -> Any:
         ),
         attention_config=ns(backend=None),
         kv_transfer_config=None,
+        kernel_config=ns(moe_backend="auto"),
+        compilation_config=ns(pass_config=ns(fuse_allreduce_rms=None)),
+        scheduler_config=ns(max_num_batched_tokens=None, max_num_seqs=None),
+        lora_config=None,
+        speculative_config=None,
     )
 
 

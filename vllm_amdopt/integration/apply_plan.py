@@ -7,25 +7,40 @@ engine process, where the plan is found in the configuration and only applied.
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
 
 from vllm.logger import init_logger
 
 from vllm_amdopt import __version__
 from vllm_amdopt.integration import active_plan, faults
 from vllm_amdopt.integration.facts_from_vllm import situation
-from vllm_amdopt.integration.plugin import environment, is_main_process
+from vllm_amdopt.integration.plugin import (
+    environment,
+    is_main_process,
+    is_vllm_command,
+    remember_ours,
+)
 
 if TYPE_CHECKING:
     from vllm.config import VllmConfig
 
-    from vllm_amdopt.policy.plan import Decision, Plan
+    from vllm_amdopt.policy.plan import Plan
+    from vllm_amdopt.policy.situation import SettingValue
 
 logger = init_logger("vllm.amdopt")
 
+DEFAULT = "default"  # policy.rule.DEFAULT, not imported: workers need none of the rules
+LATER = ("attention_order",)
+"""Settings that are read from the plan where vLLM asks, not written into its configuration."""
+
 
 def prepare(vllm_config: VllmConfig, platform: str) -> None:
-    """Find or make the plan of this configuration and apply its settings. Idempotent."""
+    """Find or make the plan of this configuration and apply its settings. Idempotent.
+
+    Raises PlanRefusedError, or ends the program of `vllm serve`, where a guard found what cannot
+    run.
+    """
     if vllm_config.model_config is None:
         return
     plan = active_plan.load(vllm_config)
@@ -36,9 +51,10 @@ def prepare(vllm_config: VllmConfig, platform: str) -> None:
         active_plan.store(vllm_config, plan)
         if is_main_process():
             _log(plan)
-    for decision in plan.decisions:
-        if decision.on:
-            _apply(decision, vllm_config)
+    if plan.refusals:
+        _refuse(plan)
+    for key, value in plan.settings.items():
+        _apply(key, value, vllm_config)
 
 
 def _log(plan: Plan) -> None:
@@ -53,29 +69,102 @@ def _log(plan: Plan) -> None:
         raise faults.FeatureError(f"vllm-amdopt: {plan.warnings[0]} (VLLM_AMDOPT_STRICT=1)")
 
 
-def _apply(decision: Decision, vllm_config: VllmConfig) -> None:
-    """Write one decision's settings. `block_size` is applied where vLLM settles it, later."""
-    for key, value in decision.settings.items():
-        if key.startswith("env."):
-            _set_environment(key.removeprefix("env."), str(value))
-        elif key == "kv_offloading_size":
-            vllm_config.cache_config.kv_offloading_size = float(value)
-        elif key == "attention_backend":
-            from vllm.v1.attention.backends.registry import AttentionBackendEnum
+def _refuse(plan: Plan) -> None:
+    text = f"vllm-amdopt: {'; '.join(plan.refusals)}"
+    if is_main_process() and is_vllm_command(sys.argv[0]):
+        sys.exit(text)  # a sentence for the user of a command, not a traceback
+    raise faults.PlanRefusedError(text)
 
-            vllm_config.attention_config.backend = AttentionBackendEnum[str(value)]
+
+def _apply(key: str, value: SettingValue, vllm_config: VllmConfig) -> None:
+    """Write one setting. Where this vLLM has no place for it: one warning, the rest goes on."""
+    if key.startswith("env."):
+        _set_environment(key.removeprefix("env."), str(value))
+        return
+    if key in LATER:
+        return
+    try:
+        _WRITERS[key](vllm_config, value)
+    except (AttributeError, KeyError) as error:
+        logger.warning(
+            "vllm-amdopt: %s=%s is not applied, this vLLM has no place for it (%s)",
+            key,
+            value,
+            error,
+        )
+
+
+def _block_size(vllm_config: VllmConfig, value: SettingValue) -> None:
+    """Only take the user's size back here; a size is settled later, by the backends selected."""
+    cache = vllm_config.cache_config
+    if value == DEFAULT and cache.user_specified_block_size:
+        cache.block_size = type(cache).DEFAULT_BLOCK_SIZE
+        cache.user_specified_block_size = False
+
+
+def _attention_backend(vllm_config: VllmConfig, value: SettingValue) -> None:
+    from vllm.v1.attention.backends.registry import AttentionBackendEnum
+
+    backend = None if value == DEFAULT else AttentionBackendEnum[str(value)]
+    vllm_config.attention_config.backend = backend
+
+
+def _kv_offloading_size(vllm_config: VllmConfig, value: SettingValue) -> None:
+    vllm_config.cache_config.kv_offloading_size = float(value)
+
+
+def _kv_cache_dtype(vllm_config: VllmConfig, value: SettingValue) -> None:
+    vllm_config.cache_config.cache_dtype = "auto" if value == DEFAULT else str(value)
+
+
+def _moe_backend(vllm_config: VllmConfig, value: SettingValue) -> None:
+    vllm_config.kernel_config.moe_backend = "auto" if value == DEFAULT else str(value)
+
+
+def _fuse_allreduce_rms(vllm_config: VllmConfig, value: SettingValue) -> None:
+    vllm_config.compilation_config.pass_config.fuse_allreduce_rms = bool(value)
+
+
+def _mm_encoder_tp_mode(vllm_config: VllmConfig, value: SettingValue) -> None:
+    multimodal: Any = vllm_config.model_config.multimodal_config
+    if multimodal is not None:
+        multimodal.mm_encoder_tp_mode = value
+
+
+_WRITERS: Mapping[str, Callable[[VllmConfig, SettingValue], None]] = {
+    "block_size": _block_size,
+    "attention_backend": _attention_backend,
+    "kv_offloading_size": _kv_offloading_size,
+    "kv_cache_dtype": _kv_cache_dtype,
+    "moe_backend": _moe_backend,
+    "fuse_allreduce_rms": _fuse_allreduce_rms,
+    "mm_encoder_tp_mode": _mm_encoder_tp_mode,
+}
+
+SETTINGS = frozenset((*_WRITERS, *LATER))
+"""Every setting that a rule may have besides `env.NAME`."""
 
 
 def _set_environment(name: str, value: str) -> None:
     """Set a variable for this process and its children, and let vLLM's AITER snapshot see it.
 
-    Only variables that this vLLM knows: it warns of others, or refuses them if asked to.
+    Of vLLM's own variables only those that this vLLM knows: it warns of others, or refuses them if
+    asked to.
     """
     import vllm.envs
 
-    if environment().get(name) == value or name not in vllm.envs.environment_variables:
+    if environment().get(name) == value:
+        return
+    if name.startswith("VLLM_") and name not in vllm.envs.environment_variables:
         return
     environment()[name] = value
+    remember_ours(name, value)
+    if not name.startswith("VLLM_"):
+        # Ray copies VLLM_* to its workers by itself, anything else only by this list.
+        from vllm.platforms import current_platform
+
+        names = current_platform.additional_env_vars
+        current_platform.additional_env_vars = [*names, *({name} - set(names))]
     aiter = sys.modules.get("vllm._aiter_ops")
     if aiter is not None:
         aiter.rocm_aiter_ops.refresh_env_variables()

@@ -15,7 +15,7 @@ logger = init_logger("vllm.amdopt")
 
 
 def settle_block_size(vllm_config: VllmConfig) -> None:
-    """Block size 1 for MLA where the plan has it and every backend takes it.
+    """The plan's block size (1 for MLA) where it has one and every backend takes it.
 
     Where a backend of ours had to give way to stock, the size that was chosen for ours may not suit
     the stock backend: then take what that one prefers. A size that the user gave is left alone.
@@ -25,15 +25,17 @@ def settle_block_size(vllm_config: VllmConfig) -> None:
         return
     backends = _attention_backends(vllm_config)
     plan = active_plan.plan_of(vllm_config)
-    if plan is not None and plan.is_on("mla_block_size"):
-        refusing = [b.get_name() for b in backends if not b.supports_block_size(1)]
+    planned = None if plan is None else plan.settings.get("block_size")
+    if isinstance(planned, int):
+        refusing = [b.get_name() for b in backends if not b.supports_block_size(planned)]
         if not refusing:
-            if cache.block_size != 1:
-                logger.info("vllm-amdopt: KV cache block size 1 for MLA")
-            cache.block_size = 1
+            if cache.block_size != planned:
+                logger.info("vllm-amdopt: KV cache block size %d", planned)
+            cache.block_size = planned
             return
         logger.warning(
-            "vllm-amdopt: block size 1 is not taken by %s, so vLLM's own choice stands",
+            "vllm-amdopt: block size %d is not taken by %s, so vLLM's own choice stands",
+            planned,
             ", ".join(refusing),
         )
     if any(not backend.supports_block_size(cache.block_size) for backend in backends):

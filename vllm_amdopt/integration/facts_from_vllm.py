@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
@@ -10,7 +11,7 @@ from vllm.logger import init_logger
 from vllm_amdopt import hardware
 from vllm_amdopt.integration.compat.seams import missing_seams
 from vllm_amdopt.integration.cpu_engine import cpu_engine
-from vllm_amdopt.integration.plugin import environment
+from vllm_amdopt.integration.plugin import environment, options_given, users_environment
 from vllm_amdopt.policy.model_facts import ModelConfigError, ModelFacts, model_facts
 from vllm_amdopt.policy.plan import Situation, Software, UserChoices
 
@@ -34,7 +35,7 @@ def situation(vllm_config: VllmConfig, platform: str) -> Situation:
             aiter=_version("amd-aiter"),
             missing_seams=missing_seams(platform),
         ),
-        environment=dict(environment()),
+        environment=users_environment(),
     )
 
 
@@ -52,6 +53,11 @@ def user_choices(vllm_config: VllmConfig) -> UserChoices:
     cache, parallel = vllm_config.cache_config, vllm_config.parallel_config
     model: Any = vllm_config.model_config
     backend = vllm_config.attention_config.backend
+    given = options_given(sys.argv)
+    kernels: Any = getattr(vllm_config, "kernel_config", None)
+    passes: Any = vllm_config.compilation_config.pass_config
+    multimodal: Any = getattr(model, "multimodal_config", None)
+    scheduler: Any = vllm_config.scheduler_config
     allocator = ",".join(environment().get(name, "") for name in ALLOCATOR_VARIABLES)
     return UserChoices(
         block_size=cache.block_size if cache.user_specified_block_size else None,
@@ -75,7 +81,25 @@ def user_choices(vllm_config: VllmConfig) -> UserChoices:
         expert_parallel=bool(parallel.enable_expert_parallel),
         prefix_caching=cache.enable_prefix_caching,
         sleep_mode=bool(getattr(model, "enable_sleep_mode", False)),
+        moe_backend=_unless_default(kernels, "moe_backend", "auto", "--moe-backend" in given),
+        mm_encoder_tp_mode=_unless_default(
+            multimodal, "mm_encoder_tp_mode", "weights", "--mm-encoder-tp-mode" in given
+        ),
+        # None until vLLM's optimization level decides, which comes after this.
+        fuse_allreduce_rms=getattr(passes, "fuse_allreduce_rms", None),
+        lora=vllm_config.lora_config is not None,
+        speculative=vllm_config.speculative_config is not None,
+        enforce_eager=bool(getattr(model, "enforce_eager", False)),
+        gpu_memory_utilization=cache.gpu_memory_utilization,
+        max_num_batched_tokens=scheduler.max_num_batched_tokens,
+        max_num_seqs=scheduler.max_num_seqs,
     )
+
+
+def _unless_default(config: Any, name: str, default: str, given: bool) -> str | None:
+    """A text setting, or None where it stands at vLLM's default and the user did not say so."""
+    value = getattr(config, name, None)
+    return None if value is None or (value == default and not given) else str(value)
 
 
 def _model(vllm_config: VllmConfig) -> ModelFacts | None:

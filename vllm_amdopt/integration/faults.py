@@ -24,6 +24,7 @@ HOOKS: Mapping[str, str] = {
     "attention_forward": "attention",
     "mla_forward": "mla",
     "block_size": "mla_block_size",
+    "attention_order": "attention_order",
     "gemm_dispatch": "gemm",
     "gemm_bind": "gemm",
     "gemm_forward": "gemm",
@@ -36,6 +37,10 @@ HOOKS: Mapping[str, str] = {
 
 class FeatureError(RuntimeError):
     """Under VLLM_AMDOPT_STRICT=1: something of ours failed; the message names feature and hook."""
+
+
+class PlanRefusedError(ValueError):
+    """A guard of the plan found what cannot run; the message says what to do."""
 
 
 class InjectedFaultError(RuntimeError):
@@ -75,7 +80,7 @@ def attempt(hook: str, action: Callable[[], T], otherwise: Callable[[], T]) -> T
     try:
         check_injected(hook)
         return action()
-    except FeatureError:
+    except (FeatureError, PlanRefusedError):
         raise
     except Exception as error:
         disable(feature, f"{hook} failed with {type(error).__name__}: {error}")

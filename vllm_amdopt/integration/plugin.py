@@ -39,11 +39,22 @@ class _Outcome:
 
 
 _outcome = _Outcome()
+_ours: dict[str, str] = {}
 
 
 def environment() -> MutableMapping[str, str]:
     """The process environment; everything else in this layer takes it from here."""
     return os.environ
+
+
+def users_environment() -> dict[str, str]:
+    """The process environment without what an earlier plan of this process put there."""
+    return {name: value for name, value in os.environ.items() if _ours.get(name) != value}
+
+
+def remember_ours(name: str, value: str) -> None:
+    """Note that a plan set this variable, so that the next plan does not take it for the user's."""
+    _ours[name] = value
 
 
 def is_main_process() -> bool:
@@ -178,8 +189,19 @@ def remove_plugin_argument(arguments: list[str]) -> None:
         del arguments[position]
 
 
+def options_given(arguments: list[str]) -> frozenset[str]:
+    """The long options on vLLM's own command line, as "--block-size"; empty for other programs.
+
+    With it a default that the user spelled out can be told from one that they left alone.
+    """
+    if not arguments or not is_vllm_command(arguments[0]):
+        return frozenset()
+    names = (text.partition("=")[0] for text in arguments[1:] if text.startswith("--"))
+    return frozenset(name.replace("_", "-") for name in names)
+
+
 def _plugin_position(arguments: list[str]) -> int | None:
-    if not arguments or not _is_vllm_command(arguments[0]):
+    if not arguments or not is_vllm_command(arguments[0]):
         return None
     for position, argument in enumerate(arguments[1:], start=1):
         if argument == "--":
@@ -189,7 +211,7 @@ def _plugin_position(arguments: list[str]) -> int | None:
     return None
 
 
-def _is_vllm_command(program: str) -> bool:
+def is_vllm_command(program: str) -> bool:
     path = program.replace(os.sep, "/")
     return path.rsplit("/", 1)[-1] in ("vllm", "vllm.exe") or "/vllm/entrypoints/" in path
 
