@@ -1,18 +1,36 @@
-"""The record that names the forms of a kernel that serving uses; it compiles nothing itself.
+"""The records that name the forms of a kernel that serving uses, and what the compiler may spend.
 
 Each `kernels/<stem>.py` lists its own in a module-level tuple `CODEGEN_VARIANTS`;
-`vllm_amdopt.codegen` compiles them for every supported architecture without a GPU and reports
-registers, spills and LDS.
+`vllm_amdopt.codegen` compiles them for every supported architecture without a GPU, reports
+registers, spills and LDS, and holds them against the budgets.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from triton.runtime.jit import JITFunction
+
+
+@dataclass(frozen=True)
+class Budget:
+    """What the machine code of one variant on one chip has to keep; no spills goes without saying.
+
+    waves_per_simd: at least so many, from registers and LDS. matrix: the one matrix instruction,
+    without `v_mfma_`; "" is none. narrow_loads: bits -> how many loads of the main loop (of the
+    kernel, if it has no loop) may be narrower than 128 bits; block tables and lengths are, streams
+    are not. full_waits: how often the main loop may wait for every load under way
+    (`s_waitcnt vmcnt(0)`): each is a round trip to memory that nothing hides except other waves.
+    The aim is 0; more is what a kernel without loads ahead costs, and is written down as such.
+    """
+
+    waves_per_simd: float
+    matrix: str = ""
+    narrow_loads: Mapping[int, int] = field(default_factory=dict)
+    full_waits: int = 0
 
 
 @dataclass(frozen=True)
@@ -24,8 +42,11 @@ class CodegenVariant:
     allocates them. `divisible_by_16` names the integer arguments that are multiples of 16 in
     serving (strides, mostly): Triton's launcher finds that out by itself and loads 16 bytes per
     lane because of it, so a compilation that leaves it out reports loads that never run.
+    `over_2_gib` names the pointers whose storage is larger than that in serving, as a KV cache's
+    is: all others are addressed with 32 bits, which takes fewer registers.
     `constexprs` holds every compile-time argument; `None` stands for an optional
     pointer that is absent. `waves_per_eu` 0 leaves occupancy to the compiler.
+    `budgets`: gfx -> what the machine code has to keep there.
     """
 
     name: str
@@ -36,3 +57,5 @@ class CodegenVariant:
     num_stages: int = 2
     waves_per_eu: int = 0
     divisible_by_16: tuple[str, ...] = ()
+    over_2_gib: tuple[str, ...] = ()
+    budgets: Mapping[str, Budget] = field(default_factory=dict)

@@ -1,0 +1,111 @@
+"""Reading the assembly text of one kernel: instructions, the main loop, widths, waits. Runs nothing."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+_INSTRUCTION = re.compile(r"(?:s|v|ds|global|buffer|flat|scratch)_\w+")
+_LABEL = re.compile(r"([.\w$]+):")
+_MEMORY = re.compile(r"^(?:global|buffer|flat)_(load|store)(?:_lds)?_(\w+)")
+_BITS = {"dwordx4": 128, "dwordx3": 96, "dwordx2": 64, "dword": 32, "ushort": 16, "sshort": 16}
+_BITS |= {"short": 16, "ubyte": 8, "sbyte": 8, "byte": 8}
+_MATRIX_SHAPE = re.compile(r"_(\d+)x(\d+)x(\d+)_")
+
+
+@dataclass(frozen=True)
+class Instruction:
+    """One machine instruction: its name without the encoding suffix, and the rest of the line."""
+
+    name: str
+    operands: str
+
+    @property
+    def is_matrix(self) -> bool:
+        return self.name.startswith(("v_mfma", "v_smfmac"))
+
+    @property
+    def access(self) -> tuple[str, int] | None:
+        """("load" or "store", bits per lane) of a vector memory access outside LDS and scratch."""
+        found = _MEMORY.match(self.name)
+        if found is None:
+            return None
+        return found[1], _BITS.get(found[2].removesuffix("_hi").removesuffix("_d16"), 0)
+
+    @property
+    def waits_for_all_loads(self) -> bool:
+        return self.name == "s_waitcnt" and "vmcnt(0)" in self.operands
+
+
+@dataclass(frozen=True)
+class Assembly:
+    """The instructions of a kernel in the order of the text, and which of them each label names."""
+
+    instructions: tuple[Instruction, ...]
+    labels: dict[str, int]
+
+    def main_loop(self) -> Sequence[Instruction]:
+        """The loop with the most matrix instructions, then the most 128-bit loads; () without one.
+
+        A loop is the text between a label and the last branch back to it: LLVM lays the loops that
+        Triton emits out in one piece. Of loops with equal counts the innermost is the main one.
+        """
+        ends: dict[int, int] = {}
+        for at, instruction in enumerate(self.instructions):
+            if not instruction.name.startswith(("s_branch", "s_cbranch")):
+                continue
+            start = self.labels.get(instruction.operands.strip(), at + 1)
+            if start <= at:
+                ends[start] = at
+        bodies = [self.instructions[start : end + 1] for start, end in ends.items()]
+        bodies = [body for body in bodies if _weight(body) > (0, 0)]
+        return max(bodies, key=lambda body: (*_weight(body), -len(body)), default=())
+
+
+def _weight(body: Sequence[Instruction]) -> tuple[int, int]:
+    return sum(i.is_matrix for i in body), accesses(body, "load")[128]
+
+
+def parse(text: str) -> Assembly:
+    """Read assembly text as LLVM prints it."""
+    instructions: list[Instruction] = []
+    labels: dict[str, int] = {}
+    for line in text.splitlines():
+        code = line.partition(";")[0].strip()
+        label = _LABEL.match(code)
+        if label:
+            labels[label[1]] = len(instructions)
+            continue
+        if _INSTRUCTION.match(code):
+            name, _, operands = code.partition(" ")
+            name = name.removesuffix("_e32").removesuffix("_e64")
+            instructions.append(Instruction(name, operands))
+    return Assembly(tuple(instructions), labels)
+
+
+def accesses(body: Iterable[Instruction], kind: str) -> Counter[int]:
+    """Bits per lane -> how many loads or stores."""
+    found = (instruction.access for instruction in body)
+    return Counter(access[1] for access in found if access and access[0] == kind)
+
+
+def matrix_instructions(body: Iterable[Instruction]) -> Counter[str]:
+    """Name without `v_mfma_` -> how many."""
+    return Counter(i.name.removeprefix("v_mfma_") for i in body if i.is_matrix)
+
+
+def matrix_flops(name: str) -> int:
+    """Floating-point operations of one matrix instruction of a wave: 2 * M * N * K."""
+    found = _MATRIX_SHAPE.search(name + "_")
+    if found is None:
+        raise ValueError(f"{name!r} names no matrix shape.")
+    m, n, k = (int(size) for size in found.groups())
+    return 2 * m * n * k
+
+
+def number(text: str, key: str) -> int:
+    """A number of the kernel's metadata, such as `vgpr_count`; 0 where it is not said."""
+    found = re.search(rf"^\s*-?\s*\.{key}:\s*(\d+)", text, re.MULTILINE)
+    return int(found[1]) if found else 0

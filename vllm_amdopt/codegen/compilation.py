@@ -1,0 +1,91 @@
+"""Compiling a kernel variant for a chip that is not there. Measures nothing."""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from vllm_amdopt.kernels.variants import CodegenVariant
+
+ARCHITECTURES = ("gfx942", "gfx950")
+
+
+class CodegenError(RuntimeError):
+    """A variant did not compile; the message is a sentence with the variant's name."""
+
+
+def variants(name_part: str = "") -> Iterator[CodegenVariant]:
+    """The CODEGEN_VARIANTS of every kernel file, those whose name contains name_part."""
+    from vllm_amdopt import kernels
+
+    for module in sorted(m.name for m in pkgutil.iter_modules(kernels.__path__)):
+        imported = importlib.import_module(f"{kernels.__name__}.{module}")
+        for variant in getattr(imported, "CODEGEN_VARIANTS", ()):
+            if name_part in variant.name:
+                yield variant
+
+
+def compile_variant(variant: CodegenVariant, gfx: str) -> Any:
+    """The variant as a Triton CompiledKernel for `gfx`, or CodegenError if it does not compile."""
+    try:
+        from triton import knobs
+        from triton.backends.compiler import GPUTarget
+        from triton.compiler import ASTSource, compile
+    except ImportError as error:
+        raise CodegenError(
+            f"Triton, which compiles the kernels, cannot be imported: {error}."
+        ) from error
+    if knobs.runtime.interpret:
+        raise CodegenError("Triton's interpreter is on; unset TRITON_INTERPRET to compile kernels.")
+    names = variant.kernel.arg_names
+    missing = [n for n in names if n not in variant.signature and n not in variant.constexprs]
+    if missing:
+        raise CodegenError(
+            f"{variant.name} gives no type or constant for {', '.join(missing)}; "
+            "complete its CODEGEN_VARIANTS entry."
+        )
+    signature: dict[str, Any] = {}
+    for name in names:
+        signature[name] = "constexpr" if name in variant.constexprs else variant.signature[name]
+    options = {
+        "num_warps": variant.num_warps,
+        "num_stages": variant.num_stages,
+        "waves_per_eu": variant.waves_per_eu,
+        # What Triton 3.9 does unless told otherwise, and 3.10 will not.
+        "enable_fp_fusion": True,
+    }
+    try:
+        source = ASTSource(
+            fn=variant.kernel,
+            signature=signature,
+            constexprs=dict(variant.constexprs),
+            attrs=_attributes(variant, signature, gfx),
+        )
+        return compile(source, target=GPUTarget("hip", gfx, 64), options=options)
+    except Exception as error:
+        first = next((line for line in str(error).splitlines() if line.strip()), "")
+        raise CodegenError(
+            f"{variant.name} does not compile for {gfx}: {type(error).__name__}: {first}"
+        ) from error
+
+
+def _attributes(
+    variant: CodegenVariant, signature: dict[str, Any], gfx: str
+) -> dict[tuple[int, ...], list[list[Any]]]:
+    """What Triton's launcher would find out about the arguments, by their position."""
+    attributes: dict[tuple[int, ...], list[list[Any]]] = {}
+    for i, (name, kind) in enumerate(signature.items()):
+        members = [((i,), kind)]
+        if isinstance(kind, tuple):
+            members = [((i, j), item) for j, item in enumerate(kind)]
+        for path, item in members:
+            pointer = item.startswith("*")
+            if pointer or name in variant.divisible_by_16:
+                attributes[path] = [["tt.divisibility", 16]]
+            if pointer and gfx.startswith("gfx9") and name not in variant.over_2_gib:
+                # Found for tensors whose storage is under 2 GiB: buffer instructions.
+                attributes[path].append(["tt.pointer_range", 32])
+    return attributes
