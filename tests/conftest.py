@@ -26,6 +26,10 @@ the last, and `integration`, which starts servers, is the last."""
 for _name in [name for name in os.environ if name.startswith("VLLM_AMDOPT")]:
     del os.environ[_name]
 
+# What Triton 3.9 does with a warning unless told otherwise, and 3.10 will not: multiply and add
+# become one instruction. vllm_amdopt.codegen compiles the kernels so.
+os.environ["TRITON_DEFAULT_FP_FUSION"] = "1"
+
 
 def position(path: Path) -> int:
     """Where the tests of a file stand in a run."""

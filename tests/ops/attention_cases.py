@@ -2,11 +2,14 @@
 
 A case runs wherever the caller made Triton run: the emulator (`test_*.py`) or, in a process of
 its own, the interpreter (`interpreter_run.py`). The cache is NaN wherever no token lies and the
-output is NaN before each run, so reading or leaving a wrong place shows.
+output is NaN before each run, so reading or leaving a wrong place shows. A cache that lies `served`
+stands at the end of more than 2 GiB, as a real one does, because Triton makes other code for it.
 """
 
 from __future__ import annotations
 
+import math
+import mmap
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -125,14 +128,31 @@ def fill_cache(cache: Tensor, table: Tensor, seq_lens: tuple[int, ...], values: 
         row += length
 
 
-def paged_cache(case: AttentionCase, dtype: torch.dtype, generator: torch.Generator) -> PagedCache:
+def empty_cache(shape: tuple[int, ...], dtype: torch.dtype, served: bool) -> Tensor:
+    """NaN, dense. `served`: the last part of 2 GiB more, with NaN before it and nothing behind it.
+
+    Memory is taken only where it is touched.
+    """
+    if not served:
+        return torch.full(shape, NAN, dtype=dtype)
+    elements = math.prod(shape)
+    flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | getattr(mmap, "MAP_NORESERVE", 0)
+    memory = mmap.mmap(-1, 2**31 + elements * dtype.itemsize, flags=flags)
+    flat = torch.frombuffer(memory, dtype=dtype)
+    flat[-2 * elements :] = NAN
+    return flat[-elements:].view(shape)
+
+
+def paged_cache(
+    case: AttentionCase, dtype: torch.dtype, generator: torch.Generator, served: bool = False
+) -> PagedCache:
     table, total = block_table_for(case.seq_lens, case.block_size, generator)
     shape = (total, case.kv_heads, case.block_size, 2 * case.head_size)
     if case.token_major:
         blocks, heads, rows, width = shape
-        cache = torch.full((blocks, rows, heads, width), NAN, dtype=dtype).transpose(1, 2)
+        cache = empty_cache((blocks, rows, heads, width), dtype, served).transpose(1, 2)
     else:
-        cache = torch.full(shape, NAN, dtype=dtype)
+        cache = empty_cache(shape, dtype, served)
     values = torch.randn(sum(case.seq_lens), case.kv_heads, 2 * case.head_size, generator=generator)
     fill_cache(cache, table, case.seq_lens, values.to(dtype))
     lengths = torch.tensor(case.seq_lens, dtype=torch.int32)
@@ -152,10 +172,15 @@ def strided_output(tokens: int, heads: int, width: int, dtype: torch.dtype) -> T
     return torch.full((tokens, heads, width + 16), NAN, dtype=dtype)[..., :width]
 
 
-def check_attention(case: AttentionCase, dtype: torch.dtype) -> str | None:
-    """None where the Triton kernel keeps the error budget, otherwise what is wrong."""
+def check_attention(
+    case: AttentionCase,
+    dtype: torch.dtype,
+    launch: Callable[..., None] | None = None,
+    served: bool = False,
+) -> str | None:
+    """None where `launch` (the Triton kernel) keeps the error budget, otherwise what is wrong."""
     generator = torch.Generator().manual_seed(1)
-    cache = paged_cache(case, dtype, generator)
+    cache = paged_cache(case, dtype, generator, served)
     decode = case.query_lens is None
     query_lens = case.query_lens or (1,) * len(case.seq_lens)
     tokens = sum(query_lens)
@@ -183,18 +208,23 @@ def check_attention(case: AttentionCase, dtype: torch.dtype) -> str | None:
     torch_result = run(
         module.reference, False, torch.empty(shape, dtype=dtype), compute_dtype=dtype
     )
-    splits = {"splits": case.splits} if decode else {}
-    out = run(module.launch, False, strided_output(*shape, dtype), **splits)
+    splits = {} if case.splits is None else {"splits": case.splits}
+    out = run(launch or module.launch, False, strided_output(*shape, dtype), **splits)
     return excess(out, truth, torch_result)
 
 
-def check_mla(case: MlaCase, dtype: torch.dtype) -> str | None:
+def check_mla(
+    case: MlaCase,
+    dtype: torch.dtype,
+    launch: Callable[..., None] | None = None,
+    served: bool = False,
+) -> str | None:
     """As `check_attention`, for the latent cache; the log-sum-exp is judged too."""
     generator = torch.Generator().manual_seed(2)
     width = case.latent_size + 64
     sequences = len(case.seq_lens)
     table, total = block_table_for(case.seq_lens, case.block_size, generator)
-    cache = torch.full((total, 1, case.block_size, width), NAN, dtype=dtype)
+    cache = empty_cache((total, 1, case.block_size, width), dtype, served)
     values = torch.randn(sum(case.seq_lens), 1, width, generator=generator).to(dtype)
     fill_cache(cache, table, case.seq_lens, values)
     latent = cache.squeeze(1)
@@ -212,7 +242,9 @@ def check_mla(case: MlaCase, dtype: torch.dtype) -> str | None:
     )
     out = strided_output(*shape, dtype)
     lse = torch.full(shape[:2], NAN) if case.with_lse else None
-    mla_decode.launch(query, latent, *arguments, out, lse, splits=case.splits, **options)
+    splits = {} if case.splits is None else {"splits": case.splits}
+    launch = launch or mla_decode.launch
+    launch(query, latent, *arguments, out, lse, **splits, **options)
     wrong = excess(out, truth, torch_result)
     if wrong is None and lse is not None:
         empty = seq_lens == 0

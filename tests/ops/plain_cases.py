@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 
+from tests.ops.attention_cases import empty_cache
 from vllm_amdopt.ops import gemm_small_batch, kv_cache_write
 from vllm_amdopt.ops.tolerance import excess
 
@@ -87,7 +89,12 @@ def wider_by(columns: int, matrix: torch.Tensor) -> torch.Tensor:
     return wide[:, :width]
 
 
-def check_write(case: WriteCase, dtype: torch.dtype) -> str | None:
+def check_write(
+    case: WriteCase,
+    dtype: torch.dtype,
+    launch: Callable[..., None] | None = None,
+    served: bool = False,
+) -> str | None:
     """None where every byte of the cache is what the reference leaves, otherwise what is wrong."""
     generator = torch.Generator().manual_seed(3)
     cache_dtype = case.cast_to or dtype
@@ -98,13 +105,19 @@ def check_write(case: WriteCase, dtype: torch.dtype) -> str | None:
     slots = torch.tensor(case.slots, dtype=torch.int64)
     size = case.head_size
     shape = (BLOCKS, case.heads, case.block_size, 2 * size)
-    caches = [torch.full(shape, float("nan"), dtype=cache_dtype) for _ in range(2)]
+    caches = [empty_cache(shape, cache_dtype, large) for large in (False, served)]
     kv_cache_write.reference(key, value, caches[0][..., :size], caches[0][..., size:], slots)
-    kv_cache_write.launch(key, value, caches[1][..., :size], caches[1][..., size:], slots)
+    launch = launch or kv_cache_write.launch
+    launch(key, value, caches[1][..., :size], caches[1][..., size:], slots)
     return None if same_bits(*caches) else "the caches differ."
 
 
-def check_latent(case: LatentCase, dtype: torch.dtype) -> str | None:
+def check_latent(
+    case: LatentCase,
+    dtype: torch.dtype,
+    launch: Callable[..., None] | None = None,
+    served: bool = False,
+) -> str | None:
     """As `check_write`, for the latent cache."""
     generator = torch.Generator().manual_seed(4)
     kv_c = torch.randn(case.tokens, case.latent_size + 8, generator=generator).to(dtype)
@@ -112,14 +125,23 @@ def check_latent(case: LatentCase, dtype: torch.dtype) -> str | None:
     k_pe = torch.randn(case.tokens, 64, generator=generator).to(dtype)
     slots = torch.tensor(case.slots, dtype=torch.int64)
     shape = (BLOCKS, case.block_size, case.latent_size + 64)
-    caches = [torch.full(shape, float("nan"), dtype=dtype) for _ in range(2)]
+    caches = [empty_cache(shape, dtype, large) for large in (False, served)]
     kv_cache_write.latent_reference(kv_c, k_pe, caches[0], slots)
-    kv_cache_write.launch_latent(kv_c, k_pe, caches[1], slots)
+    (launch or kv_cache_write.launch_latent)(kv_c, k_pe, caches[1], slots)
     return None if same_bits(*caches) else "the caches differ."
 
 
-def check_gemm(case: GemmCase, dtype: torch.dtype) -> str | None:
-    """None where the Triton kernel keeps the error budget, otherwise what is wrong."""
+def check_gemm(
+    case: GemmCase,
+    dtype: torch.dtype,
+    launch: Callable[..., torch.Tensor] | None = None,
+    served: bool = False,
+) -> str | None:
+    """None where `launch` (the Triton kernel) keeps the error budget, otherwise what is wrong.
+
+    `served` makes no difference: a weight is rarely over 2 GiB.
+    """
+    del served
     generator = torch.Generator().manual_seed(5)
     x, weight = (
         wider_by(24 if case.views else 0, torch.randn(rows, case.k, generator=generator).to(dtype))
@@ -129,4 +151,4 @@ def check_gemm(case: GemmCase, dtype: torch.dtype) -> str | None:
     wide_bias = None if bias is None else bias.double()
     truth = gemm_small_batch.reference(x.double(), weight.double(), wide_bias)
     torch_result = gemm_small_batch.reference(x, weight, bias, compute_dtype=dtype)
-    return excess(gemm_small_batch.launch(x, weight, bias), truth, torch_result)
+    return excess((launch or gemm_small_batch.launch)(x, weight, bias), truth, torch_result)

@@ -1,4 +1,4 @@
-"""Reading the assembly text of one kernel: instructions, the main loop, widths, waits. Runs nothing."""
+"""Reading the assembly text of one kernel: instructions, main loop, widths, waits. Runs nothing."""
 
 from __future__ import annotations
 

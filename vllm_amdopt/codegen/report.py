@@ -22,8 +22,10 @@ class CodegenReport:
     """What became of one variant on one chip. Registers are per lane (vgpr, agpr) or wave (sgpr).
 
     On these chips vgpr counts the whole register file of a lane: ordinary and accumulation
-    registers (agpr) together. loads and stores: bits per lane -> how many instructions. `loop_...`
-    are those of the main loop, empty without one; loop_full_waits: its `s_waitcnt vmcnt(0)`.
+    registers (agpr) together. spills: vector registers, which go to memory; scalar_spills: scalar
+    ones, which go to lanes of vector registers. loads and stores: bits per lane -> how many
+    instructions. `loop_...` are those of the main loop, empty without one; loop_full_waits: its
+    `s_waitcnt vmcnt(0)`.
     """
 
     variant: str
@@ -32,6 +34,7 @@ class CodegenReport:
     agpr: int
     sgpr: int
     spills: int
+    scalar_spills: int
     scratch_bytes: int
     lds_bytes: int
     num_warps: int
@@ -57,14 +60,14 @@ def read(text: str, variant: CodegenVariant, gfx: str, lds_bytes: int) -> Codege
     code = assembly.parse(text)
     loop = code.main_loop()
     registers = assembly.number(text, "vgpr_count")
-    spills = (assembly.number(text, f"{kind}gpr_spill_count") for kind in "vs")
     return CodegenReport(
         variant=variant.name,
         gfx=gfx,
         vgpr=registers,
         agpr=assembly.number(text, "agpr_count"),
         sgpr=assembly.number(text, "sgpr_count"),
-        spills=sum(spills),
+        spills=assembly.number(text, "vgpr_spill_count"),
+        scalar_spills=assembly.number(text, "sgpr_spill_count"),
         scratch_bytes=assembly.number(text, "private_segment_fixed_size"),
         lds_bytes=lds_bytes,
         num_warps=variant.num_warps,
@@ -93,6 +96,11 @@ def violations(made: CodegenReport, budget: Budget) -> list[str]:
     found = []
     if made.spills or made.scratch_bytes:
         found.append(f"{made.spills} registers spill to {made.scratch_bytes} bytes of scratch.")
+    if made.scalar_spills > budget.scalar_spills:
+        found.append(
+            f"{made.scalar_spills} scalar registers spill to vector registers, not "
+            f"{budget.scalar_spills}."
+        )
     if made.lds_bytes > lds_of(made.gfx):
         found.append(f"{made.lds_bytes} bytes of LDS are more than {made.gfx} has.")
     if made.waves_per_simd < budget.waves_per_simd:
@@ -102,9 +110,7 @@ def violations(made: CodegenReport, budget: Budget) -> list[str]:
         )
     wanted = {budget.matrix} if budget.matrix else set()
     if set(made.matrix) != wanted:
-        found.append(
-            f"the matrix instructions are {_names(made.matrix)}, not {_names(wanted)}."
-        )
+        found.append(f"the matrix instructions are {_names(made.matrix)}, not {_names(wanted)}.")
     loads = made.loop_loads or made.loads
     if not loads.get(128):
         found.append("no load is 128 bits wide.")

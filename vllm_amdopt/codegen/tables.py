@@ -15,11 +15,19 @@ def counts(numbers: Mapping[Any, int]) -> str:
 
 def render(reports: list[CodegenReport]) -> str:
     """The reports as a table of plain text."""
-    head = ["variant", "gfx", "vgpr", "agpr", "sgpr", "spills", "LDS", "warps", "waves/SIMD"]
-    head += ["code", "loop", "full waits", "matrix instructions", "loads x bits", "stores x bits"]
+    head = ["variant", "gfx", "vgpr", "agpr", "sgpr", "spills", "sgpr spills", "LDS", "warps"]
+    head += [
+        "waves/SIMD",
+        "code",
+        "loop",
+        "full waits",
+        "matrix instructions",
+        "loads x bits",
+        "stores x bits",
+    ]
     rows = [head]
     for r in reports:
-        numbers = [r.vgpr, r.agpr, r.sgpr, r.spills, r.lds_bytes, r.num_warps]
+        numbers = [r.vgpr, r.agpr, r.sgpr, r.spills, r.scalar_spills, r.lds_bytes, r.num_warps]
         numbers += [r.waves_per_simd, r.instructions, r.loop_instructions, r.loop_full_waits]
         cells = [counts(r.matrix), counts(r.loads), counts(r.stores)]
         rows.append([r.variant, r.gfx, *(f"{number:g}" for number in numbers), *cells])

@@ -33,7 +33,7 @@ from dataclasses import dataclass
 import triton
 import triton.language as tl
 
-from vllm_amdopt.kernels.variants import CodegenVariant
+from vllm_amdopt.kernels.variants import Budget, CodegenVariant
 
 MAX_RANKS = 8
 MAX_BLOCKS = 256
@@ -180,11 +180,32 @@ def all_reduce_one_shot_kernel(
             tl.store(state_ptr + _GENERATION, generation)
 
 
+_BUDGETS: dict[str, dict[str, Budget]] = {
+    "all_reduce_one_shot/bf16/2_ranks": {
+        "gfx942": Budget(8, full_waits=2),
+        "gfx950": Budget(8, full_waits=2),
+    },
+    "all_reduce_one_shot/bf16/8_ranks": {
+        "gfx942": Budget(8, full_waits=8),
+        "gfx950": Budget(8, full_waits=8),
+    },
+    "all_reduce_one_shot/fp16/8_ranks": {
+        "gfx942": Budget(8, full_waits=8),
+        "gfx950": Budget(8, full_waits=8),
+    },
+    "all_reduce_one_shot/fp32/8_ranks": {
+        "gfx942": Budget(8, full_waits=8),
+        "gfx950": Budget(8, full_waits=8),
+    },
+}
+
+
 def _variant(dtype: str, element_bytes: int, world_size: int) -> CodegenVariant:
     config = choose_config(1 << 18, element_bytes)
     regions = tuple("*u8" for _ in range(world_size))
+    name = f"all_reduce_one_shot/{dtype}/{world_size}_ranks"
     return CodegenVariant(
-        name=f"all_reduce_one_shot/{dtype}/{world_size}_ranks",
+        name=name,
         kernel=all_reduce_one_shot_kernel,
         signature={
             "x_ptr": f"*{dtype}",
@@ -207,6 +228,7 @@ def _variant(dtype: str, element_bytes: int, world_size: int) -> CodegenVariant:
         },
         num_warps=config.num_warps,
         divisible_by_16=("own_address", "elements", "half_bytes"),
+        budgets=_BUDGETS.get(name, {}),
     )
 
 

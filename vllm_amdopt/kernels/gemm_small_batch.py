@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import triton
 import triton.language as tl
 
-from vllm_amdopt.kernels.variants import CodegenVariant
+from vllm_amdopt.kernels.variants import Budget, CodegenVariant
 
 
 @dataclass(frozen=True)
@@ -122,16 +122,56 @@ def gemm_kernel(
     )
 
 
-def _variant(m: int, has_bias: bool = False) -> CodegenVariant:
-    config = choose_config(m, 4096, 4096, 2)
+_BUDGETS: dict[str, dict[str, Budget]] = {
+    "gemm/bf16/m16": {
+        "gfx942": Budget(4, "f32_16x16x16_bf16", full_waits=1),
+        "gfx950": Budget(8, "f32_16x16x32_bf16", full_waits=1),
+    },
+    "gemm/bf16/m16/bias": {
+        "gfx942": Budget(4, "f32_16x16x16_bf16", full_waits=1),
+        "gfx950": Budget(8, "f32_16x16x32_bf16", full_waits=1),
+    },
+    "gemm/bf16/m16/odd_k": {
+        "gfx942": Budget(4, "f32_16x16x16_bf16", full_waits=1),
+        "gfx950": Budget(8, "f32_16x16x32_bf16", full_waits=1),
+    },
+    "gemm/bf16/m16/over_2_gib": {
+        "gfx942": Budget(4, "f32_16x16x16_bf16", full_waits=1),
+        "gfx950": Budget(8, "f32_16x16x32_bf16", full_waits=1),
+    },
+    "gemm/bf16/m32": {
+        "gfx942": Budget(4, "f32_32x32x8_bf16", full_waits=1),
+        "gfx950": Budget(5, "f32_32x32x16_bf16", full_waits=1),
+    },
+    "gemm/bf16/m64": {
+        "gfx942": Budget(7, "f32_32x32x8_bf16", full_waits=1),
+        "gfx950": Budget(8, "f32_32x32x16_bf16", full_waits=1),
+    },
+    "gemm/fp16/m16": {
+        "gfx942": Budget(4, "f32_16x16x16_f16", full_waits=1),
+        "gfx950": Budget(8, "f32_16x16x32_f16", full_waits=1),
+    },
+    "gemm/fp32/m16": {
+        "gfx942": Budget(8, "f32_16x16x4_f32", {64: 1}, 1),
+        "gfx950": Budget(8, "f32_16x16x4_f32", {64: 1}, 1),
+    },
+}
+
+
+def _variant(
+    m: int, dtype: str = "bf16", has_bias: bool = False, odd_k: bool = False, large: bool = False
+) -> CodegenVariant:
+    config = choose_config(m, 4096, 4096, 4 if dtype == "fp32" else 2)
+    name = f"gemm/{dtype}/m{m}"
+    name += "/bias" * has_bias + "/odd_k" * odd_k + "/over_2_gib" * large
     return CodegenVariant(
-        name=f"gemm/bf16/m{m}{'/bias' if has_bias else ''}",
+        name=name,
         kernel=gemm_kernel,
         signature={
-            "x_ptr": "*bf16",
-            "weight_ptr": "*bf16",
-            "bias_ptr": "*bf16",
-            "out_ptr": "*bf16",
+            "x_ptr": f"*{dtype}",
+            "weight_ptr": f"*{dtype}",
+            "bias_ptr": f"*{dtype}",
+            "out_ptr": f"*{dtype}",
             "m": "i32",
             "n": "i32",
             "k": "i32",
@@ -143,12 +183,23 @@ def _variant(m: int, has_bias: bool = False) -> CodegenVariant:
             "COLUMNS": config.columns,
             "DEPTH": config.depth,
             "HAS_BIAS": has_bias,
-            "WHOLE_DEPTH": True,
+            "WHOLE_DEPTH": not odd_k,
         },
         num_warps=config.num_warps,
         num_stages=config.num_stages,
         divisible_by_16=("n", "k", "x_stride_row", "weight_stride_row"),
+        over_2_gib=("weight_ptr",) if large else (),
+        budgets=_BUDGETS.get(name, {}),
     )
 
 
-CODEGEN_VARIANTS = (_variant(16), _variant(16, has_bias=True), _variant(32), _variant(64))
+CODEGEN_VARIANTS = (
+    _variant(16),
+    _variant(16, has_bias=True),
+    _variant(16, odd_k=True),
+    _variant(16, large=True),
+    _variant(32),
+    _variant(64),
+    _variant(16, dtype="fp16"),
+    _variant(16, dtype="fp32"),
+)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import triton
 import triton.language as tl
 
-from vllm_amdopt.kernels.variants import CodegenVariant
+from vllm_amdopt.kernels.variants import Budget, CodegenVariant
 
 
 @dataclass(frozen=True)
@@ -136,35 +136,85 @@ _HEAD_STRIDES = (
 )
 _LATENT_STRIDES = ("kv_c_stride_token", "k_pe_stride_token", "stride_block", "stride_row")
 
-CODEGEN_VARIANTS = (
-    CodegenVariant(
-        name="write_heads/bf16/8x128/block16",
+_BUDGETS: dict[str, dict[str, Budget]] = {
+    "write_heads/bf16/8x128/block16": {
+        "gfx942": Budget(8),
+        "gfx950": Budget(8),
+    },
+    "write_heads/bf16/40x128/block16": {
+        "gfx942": Budget(8, full_waits=2),
+        "gfx950": Budget(8, full_waits=2),
+    },
+    "write_heads/bf16/4x256/block64": {
+        "gfx942": Budget(8),
+        "gfx950": Budget(8),
+    },
+    "write_heads/fp16/8x128/block16": {
+        "gfx942": Budget(8),
+        "gfx950": Budget(8),
+    },
+    "write_latent/bf16/512+64/block1": {
+        "gfx942": Budget(8, narrow_loads={16: 1}),
+        "gfx950": Budget(8, narrow_loads={16: 1}),
+    },
+    "write_latent/bf16/512+64/block64": {
+        "gfx942": Budget(8, narrow_loads={16: 1}),
+        "gfx950": Budget(8, narrow_loads={16: 1}),
+    },
+}
+
+
+def _heads_variant(dtype: str, heads: int, head_size: int, block_size: int) -> CodegenVariant:
+    name = f"write_heads/{dtype}/{heads}x{head_size}/block{block_size}"
+    return CodegenVariant(
+        name=name,
         kernel=write_heads_kernel,
         signature={
-            "key_ptr": "*bf16",
-            "value_ptr": "*bf16",
-            "k_cache_ptr": "*bf16",
-            "v_cache_ptr": "*bf16",
+            "key_ptr": f"*{dtype}",
+            "value_ptr": f"*{dtype}",
+            "k_cache_ptr": f"*{dtype}",
+            "v_cache_ptr": f"*{dtype}",
             "slot_mapping_ptr": "*i64",
             "heads": "i32",
             **dict.fromkeys(_HEAD_STRIDES, "i32"),
         },
-        constexprs={"HEAD_SIZE": 128, "HEAD_TILE": 8, "BLOCK_SIZE": 16},
+        constexprs={
+            "HEAD_SIZE": head_size,
+            "HEAD_TILE": heads_per_program(heads, head_size),
+            "BLOCK_SIZE": block_size,
+        },
         num_warps=CONFIG.num_warps,
         divisible_by_16=_HEAD_STRIDES,
-    ),
-    CodegenVariant(
-        name="write_latent/bf16/512+64/block1",
+        over_2_gib=("k_cache_ptr", "v_cache_ptr"),
+        budgets=_BUDGETS.get(name, {}),
+    )
+
+
+def _latent_variant(dtype: str, block_size: int) -> CodegenVariant:
+    name = f"write_latent/{dtype}/512+64/block{block_size}"
+    return CodegenVariant(
+        name=name,
         kernel=write_latent_kernel,
         signature={
-            "kv_c_ptr": "*bf16",
-            "k_pe_ptr": "*bf16",
-            "cache_ptr": "*bf16",
+            "kv_c_ptr": f"*{dtype}",
+            "k_pe_ptr": f"*{dtype}",
+            "cache_ptr": f"*{dtype}",
             "slot_mapping_ptr": "*i64",
             **dict.fromkeys(_LATENT_STRIDES, "i32"),
         },
-        constexprs={"LATENT_SIZE": 512, "ROPE_SIZE": 64, "BLOCK_SIZE": 1},
+        constexprs={"LATENT_SIZE": 512, "ROPE_SIZE": 64, "BLOCK_SIZE": block_size},
         num_warps=CONFIG.num_warps,
         divisible_by_16=_LATENT_STRIDES,
-    ),
+        over_2_gib=("cache_ptr",),
+        budgets=_BUDGETS.get(name, {}),
+    )
+
+
+CODEGEN_VARIANTS = (
+    _heads_variant("bf16", 8, 128, 16),
+    _heads_variant("bf16", 40, 128, 16),
+    _heads_variant("bf16", 4, 256, 64),
+    _heads_variant("fp16", 8, 128, 16),
+    _latent_variant("bf16", 1),
+    _latent_variant("bf16", 64),
 )

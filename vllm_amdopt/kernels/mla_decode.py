@@ -13,7 +13,7 @@ import triton
 import triton.language as tl
 
 from vllm_amdopt.kernels.paged_tile import tile_blocks, token_offsets
-from vllm_amdopt.kernels.variants import CodegenVariant
+from vllm_amdopt.kernels.variants import Budget, CodegenVariant
 
 
 @dataclass(frozen=True)
@@ -231,20 +231,55 @@ _STRIDES = (
 )
 
 
-def _split_variant(latent_size: int, block_size: int, direct: bool) -> CodegenVariant:
+_BUDGETS: dict[str, dict[str, Budget]] = {
+    "split/bf16/latent512/block1": {
+        "gfx942": Budget(1, "f32_16x16x16_bf16", {32: 9}, 10),
+        "gfx950": Budget(1, "f32_16x16x32_bf16", {32: 9}, 2),
+    },
+    "split/bf16/latent512/block1/direct": {
+        "gfx942": Budget(1, "f32_16x16x16_bf16", {32: 9}, 12),
+        "gfx950": Budget(1, "f32_16x16x32_bf16", {32: 9}, 3),
+    },
+    "split/bf16/latent512/block64": {
+        "gfx942": Budget(1, "f32_16x16x16_bf16", full_waits=9),
+        "gfx950": Budget(1, "f32_16x16x32_bf16", full_waits=2),
+    },
+    "split/bf16/latent256/block1/direct": {
+        "gfx942": Budget(2, "f32_16x16x16_bf16", {32: 5}, 3),
+        "gfx950": Budget(2, "f32_16x16x32_bf16", {32: 5}, 4),
+    },
+    "split/fp16/latent512/block1": {
+        "gfx942": Budget(1, "f32_16x16x16_f16", {32: 9}, 12),
+        "gfx950": Budget(1, "f32_16x16x32_f16", {32: 9}, 2),
+    },
+    "reduce/bf16/latent512/splits16": {
+        "gfx942": Budget(8, narrow_loads={32: 9}),
+        "gfx950": Budget(8, narrow_loads={32: 9}),
+    },
+    "reduce/bf16/latent512/splits64": {
+        "gfx942": Budget(4, narrow_loads={32: 33}, scalar_spills=104),
+        "gfx950": Budget(4, narrow_loads={32: 33}, scalar_spills=104),
+    },
+}
+
+
+def _split_variant(
+    latent_size: int, block_size: int, dtype: str = "bf16", direct: bool = False
+) -> CodegenVariant:
     config = choose_config(16, latent_size, 2)
+    name = f"split/{dtype}/latent{latent_size}/block{block_size}{'/direct' if direct else ''}"
     return CodegenVariant(
-        name=f"split/bf16/latent{latent_size}/block{block_size}{'/direct' if direct else ''}",
+        name=name,
         kernel=split_kernel,
         signature={
-            "query_ptr": "*bf16",
-            "latent_cache_ptr": "*bf16",
+            "query_ptr": f"*{dtype}",
+            "latent_cache_ptr": f"*{dtype}",
             "block_table_ptr": "*i32",
             "seq_lens_ptr": "*i32",
-            "out_ptr": "*bf16",
+            "out_ptr": f"*{dtype}",
             "lse_ptr": "*fp32",
-            "partial_ptr": "*bf16" if direct else "*fp32",
-            "partial_lse_ptr": "*bf16" if direct else "*fp32",
+            "partial_ptr": f"*{dtype}" if direct else "*fp32",
+            "partial_lse_ptr": f"*{dtype}" if direct else "*fp32",
             "score_scale": "fp32",
             "heads": "i32",
             "splits": "i32",
@@ -265,16 +300,15 @@ def _split_variant(latent_size: int, block_size: int, direct: bool) -> CodegenVa
         num_warps=config.num_warps,
         num_stages=config.num_stages,
         divisible_by_16=_STRIDES,
+        over_2_gib=("latent_cache_ptr",),
+        budgets=_BUDGETS.get(name, {}),
     )
 
 
-CODEGEN_VARIANTS = (
-    _split_variant(latent_size=512, block_size=1, direct=False),
-    _split_variant(latent_size=512, block_size=1, direct=True),
-    _split_variant(latent_size=512, block_size=64, direct=False),
-    _split_variant(latent_size=256, block_size=1, direct=True),
-    CodegenVariant(
-        name="reduce/bf16/latent512/splits16",
+def _reduce_variant(latent_size: int, splits: int) -> CodegenVariant:
+    name = f"reduce/bf16/latent{latent_size}/splits{splits}"
+    return CodegenVariant(
+        name=name,
         kernel=reduce_kernel,
         signature={
             "partial_ptr": "*fp32",
@@ -289,8 +323,24 @@ CODEGEN_VARIANTS = (
             "lse_stride_seq": "i32",
             "lse_stride_head": "i32",
         },
-        constexprs={"LATENT_SIZE": 512, "SPLITS": 16, "TILE": 32, "HAS_LSE": True},
+        constexprs={
+            "LATENT_SIZE": latent_size,
+            "SPLITS": splits,
+            "TILE": choose_config(16, latent_size, 2).tile,
+            "HAS_LSE": True,
+        },
         num_warps=REDUCE_CONFIG.num_warps,
         divisible_by_16=("out_stride_seq", "out_stride_head"),
-    ),
+        budgets=_BUDGETS.get(name, {}),
+    )
+
+
+CODEGEN_VARIANTS = (
+    _split_variant(latent_size=512, block_size=1),
+    _split_variant(latent_size=512, block_size=1, direct=True),
+    _split_variant(latent_size=512, block_size=64),
+    _split_variant(latent_size=256, block_size=1, direct=True),
+    _split_variant(latent_size=512, block_size=1, dtype="fp16"),
+    _reduce_variant(512, 16),
+    _reduce_variant(512, 64),
 )

@@ -14,7 +14,7 @@ import triton.language as tl
 
 from vllm_amdopt.kernels.paged_tile import tile_blocks, token_offsets
 from vllm_amdopt.kernels.soft_cap import base2_scores
-from vllm_amdopt.kernels.variants import CodegenVariant
+from vllm_amdopt.kernels.variants import Budget, CodegenVariant
 
 
 @dataclass(frozen=True)
@@ -255,22 +255,87 @@ _STRIDES = (
 )
 
 
+_BUDGETS: dict[str, dict[str, Budget]] = {
+    "split/bf16/kv8/group4/head128/block16": {
+        "gfx942": Budget(2, "f32_16x16x16_bf16", {32: 8}, 6),
+        "gfx950": Budget(3, "f32_16x16x32_bf16", {32: 4}, 2),
+    },
+    "split/bf16/kv8/group4/head128/block16/direct": {
+        "gfx942": Budget(2, "f32_16x16x16_bf16", {32: 8}, 7),
+        "gfx950": Budget(3, "f32_16x16x32_bf16", {32: 4}, 3),
+    },
+    "split/bf16/kv8/group4/head128/block64/direct": {
+        "gfx942": Budget(2, "f32_16x16x16_bf16", full_waits=5),
+        "gfx950": Budget(3, "f32_16x16x32_bf16", full_waits=2),
+    },
+    "split/bf16/kv8/group4/head128/block1": {
+        "gfx942": Budget(2, "f32_16x16x16_bf16", {32: 8}, 6),
+        "gfx950": Budget(3, "f32_16x16x32_bf16", {32: 4}, 2),
+    },
+    "split/bf16/kv1/group16/head128/block16": {
+        "gfx942": Budget(2, "f32_16x16x16_bf16", {32: 8}, 6),
+        "gfx950": Budget(3, "f32_16x16x32_bf16", {32: 4}, 2),
+    },
+    "split/bf16/kv1/group64/head128/block16": {
+        "gfx942": Budget(2, "f32_32x32x8_bf16", {32: 8}, 6, scalar_spills=17),
+        "gfx950": Budget(2, "f32_32x32x16_bf16", {32: 4}, 2, scalar_spills=7),
+    },
+    "split/bf16/kv32/group1/head80/block16": {
+        "gfx942": Budget(2, "f32_16x16x16_bf16", {32: 8}, 6),
+        "gfx950": Budget(3, "f32_16x16x32_bf16", {32: 4}, 2),
+    },
+    "split/bf16/kv8/group8/head64/block16/window": {
+        "gfx942": Budget(4, "f32_16x16x16_bf16", {32: 4}, 4),
+        "gfx950": Budget(4, "f32_16x16x32_bf16", {32: 2}, 2),
+    },
+    "split/bf16/kv4/group2/head256/block16/window/cap": {
+        "gfx942": Budget(2, "f32_16x16x16_bf16", {32: 8}, 6),
+        "gfx950": Budget(2, "f32_16x16x32_bf16", {32: 4}, 2),
+    },
+    "split/fp16/kv8/group4/head128/block16": {
+        "gfx942": Budget(2, "f32_16x16x16_f16", {32: 8}, 6),
+        "gfx950": Budget(3, "f32_16x16x32_f16", {32: 4}, 2),
+    },
+    "split/fp32/kv8/group4/head128/block16": {
+        "gfx942": Budget(2, "f32_16x16x4_f32", {32: 8}, 6),
+        "gfx950": Budget(2, "f32_16x16x4_f32", {32: 4}, 7),
+    },
+    "reduce/bf16/heads32/head128/splits16": {
+        "gfx942": Budget(8, narrow_loads={32: 9}),
+        "gfx950": Budget(8, narrow_loads={32: 9}),
+    },
+    "reduce/bf16/heads8/head256/splits64": {
+        "gfx942": Budget(1, narrow_loads={32: 1}, scalar_spills=173),
+        "gfx950": Budget(1, narrow_loads={32: 1}, scalar_spills=173),
+    },
+}
+
+
 def _split_variant(
-    name: str, kv_heads: int, group: int, head_size: int, block_size: int, direct: bool
+    name: str,
+    kv_heads: int,
+    group: int,
+    head_size: int,
+    block_size: int,
+    dtype: str = "bf16",
+    direct: bool = False,
+    window: bool = False,
+    soft_cap: bool = False,
 ) -> CodegenVariant:
-    config = choose_config(group, head_size, 2)
+    config = choose_config(group, head_size, 4 if dtype == "fp32" else 2)
+    name = f"split/{dtype}/{name}"
     return CodegenVariant(
-        name=f"split/bf16/{name}",
+        name=name,
         kernel=split_kernel,
         signature={
-            "query_ptr": "*bf16",
-            "k_cache_ptr": "*bf16",
-            "v_cache_ptr": "*bf16",
+            "query_ptr": f"*{dtype}",
+            "k_cache_ptr": f"*{dtype}",
+            "v_cache_ptr": f"*{dtype}",
             "block_table_ptr": "*i32",
             "seq_lens_ptr": "*i32",
-            "out_ptr": "*bf16",
-            "partial_ptr": "*bf16" if direct else "*fp32",
-            "partial_lse_ptr": "*bf16" if direct else "*fp32",
+            "out_ptr": f"*{dtype}",
+            "partial_ptr": f"*{dtype}" if direct else "*fp32",
+            "partial_lse_ptr": f"*{dtype}" if direct else "*fp32",
             "score_scale": "fp32",
             "cap_log2": "fp32",
             "window": "i32",
@@ -286,22 +351,21 @@ def _split_variant(
             "HEADS": config.heads,
             "TILE": config.tile,
             "DIRECT": direct,
-            "HAS_WINDOW": False,
-            "HAS_SOFT_CAP": False,
+            "HAS_WINDOW": window,
+            "HAS_SOFT_CAP": soft_cap,
         },
         num_warps=config.num_warps,
         num_stages=config.num_stages,
         divisible_by_16=_STRIDES,
+        over_2_gib=("k_cache_ptr", "v_cache_ptr"),
+        budgets=_BUDGETS.get(name, {}),
     )
 
 
-CODEGEN_VARIANTS = (
-    _split_variant("kv8/group4/head128/block16", 8, 4, 128, 16, direct=False),
-    _split_variant("kv8/group4/head128/block64/direct", 8, 4, 128, 64, direct=True),
-    _split_variant("kv1/group16/head128/block16", 1, 16, 128, 16, direct=False),
-    _split_variant("kv4/group2/head256/block16", 4, 2, 256, 16, direct=False),
-    CodegenVariant(
-        name="reduce/bf16/heads32/head128/splits16",
+def _reduce_variant(heads: int, head_size: int, splits: int) -> CodegenVariant:
+    name = f"reduce/bf16/heads{heads}/head{head_size}/splits{splits}"
+    return CodegenVariant(
+        name=name,
         kernel=reduce_kernel,
         signature={
             "partial_ptr": "*fp32",
@@ -314,13 +378,32 @@ CODEGEN_VARIANTS = (
             "out_stride_head": "i32",
         },
         constexprs={
-            "QUERY_HEADS": 32,
-            "HEAD_SIZE": 128,
-            "SPLITS": 16,
-            "TILE": 64,
+            "QUERY_HEADS": heads,
+            "HEAD_SIZE": head_size,
+            "SPLITS": splits,
+            "TILE": choose_config(1, head_size, 2).tile,
             "HAS_WINDOW": False,
         },
         num_warps=REDUCE_CONFIG.num_warps,
         divisible_by_16=("out_stride_seq", "out_stride_head"),
+        budgets=_BUDGETS.get(name, {}),
+    )
+
+
+CODEGEN_VARIANTS = (
+    _split_variant("kv8/group4/head128/block16", 8, 4, 128, 16),
+    _split_variant("kv8/group4/head128/block16/direct", 8, 4, 128, 16, direct=True),
+    _split_variant("kv8/group4/head128/block64/direct", 8, 4, 128, 64, direct=True),
+    _split_variant("kv8/group4/head128/block1", 8, 4, 128, 1),
+    _split_variant("kv1/group16/head128/block16", 1, 16, 128, 16),
+    _split_variant("kv1/group64/head128/block16", 1, 64, 128, 16),
+    _split_variant("kv32/group1/head80/block16", 32, 1, 80, 16),
+    _split_variant("kv8/group8/head64/block16/window", 8, 8, 64, 16, window=True),
+    _split_variant(
+        "kv4/group2/head256/block16/window/cap", 4, 2, 256, 16, window=True, soft_cap=True
     ),
+    _split_variant("kv8/group4/head128/block16", 8, 4, 128, 16, dtype="fp16"),
+    _split_variant("kv8/group4/head128/block16", 8, 4, 128, 16, dtype="fp32"),
+    _reduce_variant(32, 128, 16),
+    _reduce_variant(8, 256, 64),
 )

@@ -14,7 +14,7 @@ import triton.language as tl
 
 from vllm_amdopt.kernels.paged_tile import tile_blocks, token_offsets
 from vllm_amdopt.kernels.soft_cap import base2_scores
-from vllm_amdopt.kernels.variants import CodegenVariant
+from vllm_amdopt.kernels.variants import Budget, CodegenVariant
 
 
 @dataclass(frozen=True)
@@ -173,19 +173,66 @@ _STRIDES = (
 )
 
 
-def _variant(group: int, head_size: int, block_size: int) -> CodegenVariant:
-    config = choose_config(4096, head_size, 2)
+_BUDGETS: dict[str, dict[str, Budget]] = {
+    "prefill/bf16/group4/head128/block16": {
+        "gfx942": Budget(1, "f32_32x32x8_bf16", {32: 8}, 6),
+        "gfx950": Budget(2, "f32_32x32x16_bf16", {32: 4}, 3),
+    },
+    "prefill/bf16/group4/head128/block64": {
+        "gfx942": Budget(1, "f32_32x32x8_bf16", full_waits=5),
+        "gfx950": Budget(2, "f32_32x32x16_bf16", full_waits=2),
+    },
+    "prefill/bf16/group16/head128/block16": {
+        "gfx942": Budget(1, "f32_32x32x8_bf16", {32: 8}, 6),
+        "gfx950": Budget(2, "f32_32x32x16_bf16", {32: 4}, 3),
+    },
+    "prefill/bf16/group4/head128/block16/rows16": {
+        "gfx942": Budget(2, "f32_16x16x16_bf16", {32: 8}, 7),
+        "gfx950": Budget(3, "f32_16x16x32_bf16", {32: 4}, 3),
+    },
+    "prefill/bf16/group4/head128/block1": {
+        "gfx942": Budget(1, "f32_32x32x8_bf16", {32: 8}, 6),
+        "gfx950": Budget(2, "f32_32x32x16_bf16", {32: 4}, 3),
+    },
+    "prefill/bf16/group8/head64/block16/window": {
+        "gfx942": Budget(2, "f32_32x32x8_bf16", {32: 4}, 5, scalar_spills=16),
+        "gfx950": Budget(2, "f32_32x32x16_bf16", {32: 2}, 3, scalar_spills=17),
+    },
+    "prefill/bf16/group2/head256/block16/window/cap": {
+        "gfx942": Budget(1, "f32_32x32x8_bf16", {32: 8}, 3, scalar_spills=12),
+        "gfx950": Budget(1, "f32_32x32x16_bf16", {32: 4}, 3, scalar_spills=32),
+    },
+    "prefill/fp16/group4/head128/block16": {
+        "gfx942": Budget(1, "f32_32x32x8_f16", {32: 8}, 6),
+        "gfx950": Budget(2, "f32_32x32x16_f16", {32: 4}, 3),
+    },
+}
+
+
+def _variant(
+    group: int,
+    head_size: int,
+    block_size: int,
+    dtype: str = "bf16",
+    rows: int = 4096,
+    window: bool = False,
+    soft_cap: bool = False,
+) -> CodegenVariant:
+    config = choose_config(rows, head_size, 2)
+    name = f"prefill/{dtype}/group{group}/head{head_size}/block{block_size}"
+    name += f"/rows{config.rows}" if rows < 4096 else ""
+    name += "/window" * window + "/cap" * soft_cap
     return CodegenVariant(
-        name=f"prefill/bf16/group{group}/head{head_size}/block{block_size}",
+        name=name,
         kernel=prefill_kernel,
         signature={
-            "query_ptr": "*bf16",
-            "k_cache_ptr": "*bf16",
-            "v_cache_ptr": "*bf16",
+            "query_ptr": f"*{dtype}",
+            "k_cache_ptr": f"*{dtype}",
+            "v_cache_ptr": f"*{dtype}",
             "block_table_ptr": "*i32",
             "seq_lens_ptr": "*i32",
             "query_start_ptr": "*i32",
-            "out_ptr": "*bf16",
+            "out_ptr": f"*{dtype}",
             "score_scale": "fp32",
             "cap_log2": "fp32",
             "window": "i32",
@@ -198,12 +245,14 @@ def _variant(group: int, head_size: int, block_size: int) -> CodegenVariant:
             "BLOCK_SIZE": block_size,
             "ROWS": config.rows,
             "TILE": config.tile,
-            "HAS_WINDOW": False,
-            "HAS_SOFT_CAP": False,
+            "HAS_WINDOW": window,
+            "HAS_SOFT_CAP": soft_cap,
         },
         num_warps=config.num_warps,
         num_stages=config.num_stages,
         divisible_by_16=_STRIDES,
+        over_2_gib=("k_cache_ptr", "v_cache_ptr"),
+        budgets=_BUDGETS.get(name, {}),
     )
 
 
@@ -211,5 +260,9 @@ CODEGEN_VARIANTS = (
     _variant(group=4, head_size=128, block_size=16),
     _variant(group=4, head_size=128, block_size=64),
     _variant(group=16, head_size=128, block_size=16),
-    _variant(group=2, head_size=256, block_size=16),
+    _variant(group=4, head_size=128, block_size=16, rows=16),
+    _variant(group=4, head_size=128, block_size=1),
+    _variant(group=8, head_size=64, block_size=16, window=True),
+    _variant(group=2, head_size=256, block_size=16, window=True, soft_cap=True),
+    _variant(group=4, head_size=128, block_size=16, dtype="fp16"),
 )

@@ -17,20 +17,24 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Budget:
-    """What the machine code of one variant on one chip has to keep; no spills goes without saying.
+    """What the machine code of one variant on one chip has to keep.
 
+    Two things go without saying: no vector register spills to memory, and the LDS is the chip's.
     waves_per_simd: at least so many, from registers and LDS. matrix: the one matrix instruction,
     without `v_mfma_`; "" is none. narrow_loads: bits -> how many loads of the main loop (of the
     kernel, if it has no loop) may be narrower than 128 bits; block tables and lengths are, streams
     are not. full_waits: how often the main loop may wait for every load under way
     (`s_waitcnt vmcnt(0)`): each is a round trip to memory that nothing hides except other waves.
-    The aim is 0; more is what a kernel without loads ahead costs, and is written down as such.
+    scalar_spills: scalar registers that may be kept in lanes of vector registers, at most.
+    The aim of the last two is 0; more is what a kernel costs today, written down so that it cannot
+    grow unnoticed.
     """
 
     waves_per_simd: float
     matrix: str = ""
     narrow_loads: Mapping[int, int] = field(default_factory=dict)
     full_waits: int = 0
+    scalar_spills: int = 0
 
 
 @dataclass(frozen=True)
