@@ -1,34 +1,14 @@
-"""The small-batch GEMM: the kernel as emulated machine code against the reference."""
+"""The small-batch GEMM: what the cases of tests/kernels do not hold, and refusals."""
 
 from __future__ import annotations
 
 import pytest
 import torch
 
-from tests.ops.plain_cases import GEMM_CASES, GemmCase, check_gemm, same_bits
+from tests.ops.plain_cases import same_bits
 from vllm_amdopt.emulator.launch import emulate
 from vllm_amdopt.ops import gemm_small_batch
 from vllm_amdopt.ops.operation import RefusedError
-
-BY_NAME = {case.name: case for case in GEMM_CASES}
-
-
-@pytest.mark.parametrize("case", GEMM_CASES, ids=[case.name for case in GEMM_CASES])
-def test_bfloat16_on_gfx942(case: GemmCase) -> None:
-    with emulate("gfx942"):
-        assert check_gemm(case, torch.bfloat16) is None
-
-
-@pytest.mark.parametrize("name", ["one_row_bias_odd_sizes", "33_rows", "150_rows_odd_sizes"])
-def test_bfloat16_on_gfx950(name: str) -> None:
-    with emulate("gfx950"):
-        assert check_gemm(BY_NAME[name], torch.bfloat16) is None
-
-
-@pytest.mark.parametrize("dtype", [torch.float16, torch.float32], ids=["float16", "float32"])
-def test_other_dtypes_on_gfx942(dtype: torch.dtype) -> None:
-    with emulate("gfx942"):
-        assert check_gemm(BY_NAME["17_rows_views"], dtype) is None
 
 
 def test_no_row_launches_nothing() -> None:

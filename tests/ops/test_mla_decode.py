@@ -1,32 +1,13 @@
-"""MLA decode: the kernels as emulated machine code against the reference, and what is refused."""
+"""MLA decode: what is refused. The kernels run in tests/kernels."""
 
 from __future__ import annotations
 
 import pytest
 import torch
 
-from tests.ops.attention_cases import MLA_CASES, MlaCase, check_mla
-from vllm_amdopt.emulator.launch import emulate
 from vllm_amdopt.ops import mla_decode
 
-BY_NAME = {case.name: case for case in MLA_CASES}
 SUPPORTED = {"kv_lora_rank": 512, "rope_size": 64, "block_size": 1, "dtype": torch.bfloat16}
-
-
-@pytest.mark.parametrize("case", MLA_CASES, ids=[case.name for case in MLA_CASES])
-def test_bfloat16_on_gfx942(case: MlaCase) -> None:
-    with emulate("gfx942"):
-        assert check_mla(case, torch.bfloat16) is None
-
-
-def test_bfloat16_on_gfx950() -> None:
-    with emulate("gfx950"):
-        assert check_mla(BY_NAME["block_1_split_borders"], torch.bfloat16) is None
-
-
-def test_float32_on_gfx942() -> None:
-    with emulate("gfx942"):
-        assert check_mla(BY_NAME["block_1_split_borders"], torch.float32) is None
 
 
 @pytest.mark.parametrize(
