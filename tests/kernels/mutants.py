@@ -1,0 +1,266 @@
+"""Kernels with one thing broken, made from the real sources; no tests here.
+
+Each mutant names a place in `vllm_amdopt/kernels/<stem>.py`, what stands there instead, and the
+test of the suite that has to fail because of it.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+
+from vllm_amdopt import kernels
+
+SOURCES = Path(kernels.__path__[0])
+
+
+@dataclass(frozen=True)
+class Mutant:
+    """`old`, which stands in the kernel's source once, becomes `new`; `case` notices."""
+
+    name: str
+    stem: str
+    old: str
+    new: str
+    case: str
+    included: str | None = None
+    """The stem of the file that `old` stands in, where the kernel imports it from there."""
+
+
+DECODE, PREFILL = "paged_attention_decode", "paged_attention_prefill"
+BORDERS, SPLITS, WINDOW = "page_and_tile_borders", "split_borders", "block_1_window_cap"
+SMALL = "group_20_token_major"
+
+WRONG_INDEX = (
+    Mutant("query_head", DECODE, "head = kv_head * GROUP + lane", "head = kv_head + lane", BORDERS),
+    Mutant(
+        "key_head",
+        DECODE,
+        "k_cache_ptr + kv_head.to(tl.int64) * k_stride_head",
+        "k_cache_ptr + kv_head.to(tl.int64) * k_stride_row",
+        BORDERS,
+    ),
+    Mutant(
+        "prefetched_block_of_the_same_tile",
+        DECODE,
+        "tile_blocks(table_row_ptr, tile_start + TILE, end",
+        "tile_blocks(table_row_ptr, tile_start, end",
+        BORDERS,
+    ),
+    Mutant(
+        "table_row_of_another_sequence",
+        DECODE,
+        "sequence * table_stride",
+        "sequence * (table_stride - 1)",
+        BORDERS,
+    ),
+    Mutant("window_one_short", DECODE, "position >= seq_len", "position > seq_len", WINDOW),
+    Mutant(
+        "parts_laid_out_by_their_padded_number",
+        DECODE,
+        "(sequence * QUERY_HEADS + head) * splits",
+        "(sequence * QUERY_HEADS + head) * SPLITS",
+        SPLITS,
+    ),
+    Mutant(
+        "row_in_block",
+        DECODE,
+        "row = (tile_start + token) % BLOCK_SIZE",
+        "row = (tile_start + token + 1) % BLOCK_SIZE",
+        SMALL,
+        included="paged_tile",
+    ),
+    Mutant(
+        "causal_by_one",
+        PREFILL,
+        "visible = key_position[None, :] <= position[:, None]",
+        "visible = key_position[None, :] < position[:, None]",
+        "one_short_chunk",
+    ),
+    Mutant(
+        "rotary_part_one_early",
+        "mla_decode",
+        "rope = LATENT_SIZE + tl.arange",
+        "rope = LATENT_SIZE - 1 + tl.arange",
+        "single_row_block_128",
+    ),
+    Mutant(
+        "head_of_the_second_tile",
+        "mla_decode",
+        "head = tl.program_id(1) * HEADS + tl.arange(0, HEADS)",
+        "head = tl.program_id(1) * (HEADS + 1) + tl.arange(0, HEADS)",
+        "block_16_20_heads",
+    ),
+    Mutant(
+        "weight_row_by_the_wrong_stride",
+        "gemm_small_batch",
+        "weight_offsets = column[:, None] * weight_stride_row",
+        "weight_offsets = column[:, None] * k",
+        "17_rows_views",
+    ),
+    Mutant(
+        "second_tile_of_rows",
+        "gemm_small_batch",
+        "out_ptr + first_row.to(tl.int64) * n",
+        "out_ptr + (first_row + 1).to(tl.int64) * n",
+        "150_rows_odd_sizes",
+    ),
+    Mutant(
+        "slot_of_the_sender",
+        "all_reduce_one_shot",
+        "+ slot + rank",
+        "+ slot",
+        "2_ranks_growing_and_shrinking",
+    ),
+    Mutant(
+        "own_half_twice",
+        "all_reduce_one_shot",
+        "region = regions[p].to",
+        "region = regions[0].to",
+        "2_ranks_growing_and_shrinking",
+    ),
+)
+
+MISSING_MASK = (
+    Mutant(
+        "rows_past_the_end", DECODE, "read = visible[:, None] & in_head", "read = in_head", BORDERS
+    ),
+    Mutant(
+        "scores_past_the_end",
+        DECODE,
+        'scores = tl.where(visible[None, :], scores, float("-inf"))\n',
+        "\n",
+        BORDERS,
+    ),
+    Mutant(
+        "padded_query_heads",
+        DECODE,
+        "mask=(lane < GROUP)[:, None] & in_head,\n        other=0.0,",
+        "mask=in_head,\n        other=0.0,",
+        BORDERS,
+    ),
+    Mutant(
+        "stored_heads",
+        DECODE,
+        "stored = (lane < GROUP)[:, None] & in_head",
+        "stored = (lane < HEADS)[:, None] & in_head",
+        BORDERS,
+    ),
+    Mutant(
+        "parts_without_tokens",
+        DECODE,
+        'lse = tl.load(partial_lse_ptr + part, mask=used, other=float("-inf"))',
+        'lse = tl.load(partial_lse_ptr + part, mask=split < splits, other=float("-inf"))',
+        SPLITS,
+    ),
+    Mutant(
+        "causal",
+        PREFILL,
+        'scores = tl.where(visible, scores, float("-inf"))\n',
+        "\n",
+        "one_short_chunk",
+    ),
+    Mutant(
+        "rows_past_the_chunk",
+        PREFILL,
+        "present = token < query_len",
+        "present = token < query_len + 1",
+        "one_short_chunk",
+    ),
+    Mutant(
+        "latents_past_the_end",
+        "mla_decode",
+        "latent = tl.load(row_ptr + element[None, :], mask=visible[:, None], other=0.0)",
+        "latent = tl.load(row_ptr + element[None, :])",
+        "single_row_block_128",
+    ),
+    Mutant(
+        "heads_of_the_tile",
+        "mla_decode",
+        "present = head < heads",
+        "present = head >= 0",
+        "block_16_20_heads",
+    ),
+    Mutant(
+        "end_of_k",
+        "gemm_small_batch",
+        "weight_mask = weight_mask & (depth < k - start)[None, :]",
+        "weight_mask = weight_mask",
+        "17_rows_views",
+    ),
+    Mutant(
+        "columns_of_the_bias",
+        "gemm_small_batch",
+        "mask=in_columns, other=0.0)",
+        "mask=column >= 0, other=0.0)",
+        "17_rows_views",
+    ),
+    Mutant(
+        "stored_rows",
+        "gemm_small_batch",
+        "mask=in_rows[:, None] & in_columns[None, :],",
+        "mask=in_columns[None, :],",
+        "17_rows_views",
+    ),
+    Mutant(
+        "end_of_the_input",
+        "all_reduce_one_shot",
+        "values = tl.load(x_ptr + offsets, mask=mask)",
+        "values = tl.load(x_ptr + offsets)",
+        "2_ranks_growing_and_shrinking",
+    ),
+    Mutant(
+        "end_of_the_output",
+        "all_reduce_one_shot",
+        "total.to(element_type), mask=mask)",
+        "total.to(element_type))",
+        "2_ranks_growing_and_shrinking",
+    ),
+)
+
+
+def load(mutant: Mutant, directory: Path) -> ModuleType:
+    """The kernel module with the mutation in it, imported from a file in `directory`."""
+    place = mutant.included or mutant.stem
+    source = (SOURCES / f"{place}.py").read_text()
+    assert source.count(mutant.old) == 1, f"{mutant.name}: the source has changed, look for it anew"
+    module = _import(
+        f"mutant_{mutant.name}_{place}", source.replace(mutant.old, mutant.new), directory
+    )
+    if mutant.included is None:
+        return module
+    including = (SOURCES / f"{mutant.stem}.py").read_text()
+    import_line = f"from vllm_amdopt.kernels.{place} import"
+    assert import_line in including
+    including = including.replace(import_line, f"from {module.__name__} import")
+    return _import(f"mutant_{mutant.name}_{mutant.stem}", including, directory)
+
+
+def _import(name: str, source: str, directory: Path) -> ModuleType:
+    """Triton reads a kernel's source from its file, so it needs one."""
+    path = directory / f"{name}.py"
+    path.write_text(source)
+    spec = importlib.util.spec_from_file_location(name, path)
+    assert spec is not None and spec.loader is not None
+    module = sys.modules[name] = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+_BARRIERS = re.compile(r"(?:^\s+s_barrier\n(?:^\s+s_(?:waitcnt|nop)[^\n]*\n)*)+", re.MULTILINE)
+
+
+def barriers(text: str) -> int:
+    """How many places in assembly text hold barriers: neighbours count as one."""
+    return len(_BARRIERS.findall(text))
+
+
+def without_barrier(text: str, which: int) -> str:
+    """The text with the barriers at one place left out, its waits kept."""
+    found = list(_BARRIERS.finditer(text))[which]
+    waits = re.sub(r"^\s+s_barrier\n", "", found[0], flags=re.MULTILINE)
+    return text[: found.start()] + waits + text[found.end() :]
