@@ -251,16 +251,29 @@ def _import(name: str, source: str, directory: Path) -> ModuleType:
     return module
 
 
-_BARRIERS = re.compile(r"(?:^\s+s_barrier\n(?:^\s+s_(?:waitcnt|nop)[^\n]*\n)*)+", re.MULTILINE)
+_BARRIER = re.compile(r"\s+s_barrier\b")
+_BETWEEN = re.compile(r"[.\w$]+:|\s+(?:ds|global|buffer|flat|scratch)_|\s+s_c?branch")
 
 
-def barriers(text: str) -> int:
-    """How many places in assembly text hold barriers: neighbours count as one."""
-    return len(_BARRIERS.findall(text))
+def barrier_places(text: str) -> list[list[int]]:
+    """The lines of each place in assembly text that holds barriers.
+
+    Barriers with no memory access and no branch between them are one place: any of them will do.
+    """
+    places: list[list[int]] = []
+    neighbours = False
+    for number, line in enumerate(text.splitlines()):
+        if _BARRIER.match(line):
+            if not neighbours:
+                places.append([])
+            places[-1].append(number)
+            neighbours = True
+        elif _BETWEEN.match(line):
+            neighbours = False
+    return places
 
 
-def without_barrier(text: str, which: int) -> str:
-    """The text with the barriers at one place left out, its waits kept."""
-    found = list(_BARRIERS.finditer(text))[which]
-    waits = re.sub(r"^\s+s_barrier\n", "", found[0], flags=re.MULTILINE)
-    return text[: found.start()] + waits + text[found.end() :]
+def without_lines(text: str, numbers: list[int]) -> str:
+    """The text without those lines."""
+    lines = text.splitlines(keepends=True)
+    return "".join(line for number, line in enumerate(lines) if number not in numbers)
