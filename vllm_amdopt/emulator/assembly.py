@@ -1,273 +1,301 @@
-"""Parser for the textual AMDGPU assembly LLVM/Triton emits (`CompiledKernel.asm['amdgcn']`).  Pure stdlib.
+"""Parser of the assembly text that LLVM writes for AMD GPUs (`CompiledKernel.asm["amdgcn"]`).
 
-parse(text, kernel=None) -> Prog: instructions (mnemonic, operand strings, modifier dict), label -> instruction index, kernel
-descriptor (.amdhsa_*), kernel arguments (.amdgpu_metadata), initialised data objects (.rodata / .data) by symbol."""
+Not an assembler: instructions stay text, split into mnemonic, operands and modifiers. The syntax
+is the one of LLVM's "User Guide for AMDGPU Backend" and "Syntax of AMDGPU Instruction Modifiers".
+"""
 
 from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field
+from typing import Any
 
 
 @dataclass
-class Ins:
+class Instruction:
+    """One machine instruction as written, for example `v_add_f32_e64 v0, |v1|, -v2 clamp`."""
+
     op: str
-    ops: list
-    mods: dict
-    line: int
+    operands: list[str]
+    modifiers: dict[str, Any]  # `clamp` -> True, `offset:16` -> 16, `op_sel:[0,1]` -> [0, 1]
+    line: int  # in the assembly text
     text: str
-    loc: str = ""
+    location: str = ""  # source file and line, from the .loc directives
+
+    def where(self) -> str:
+        """The instruction for an error message: text, line, source line."""
+        source = f", {self.location}" if self.location else ""
+        return f"{self.text}   [asm line {self.line}{source}]"
 
 
 @dataclass
-class Prog:
+class AssemblyProgram:
+    """The parsed text of one kernel and of the functions and data that stand beside it."""
+
     kernel: str
-    ins: list
-    labels: dict
-    kd: dict
-    args: list
-    meta: dict
-    data: dict  # symbol -> bytes
+    instructions: list[Instruction]
+    labels: dict[str, int]  # label -> index of the instruction behind it
+    descriptor: dict[str, Any]  # .amdhsa_* directives without the prefix
+    args: list[dict[str, Any]]  # .args of the metadata: .offset, .size, .value_kind
+    metadata: dict[str, Any]  # the kernel's other entries in .amdgpu_metadata
+    data: dict[str, bytes]  # initialised data by symbol
     arch: str = ""
-    data_relocs: list = field(default_factory=list)
+    relocations: list[tuple[str, int, int, str]] = field(default_factory=list)
+
+    def label_before(self, index: int) -> tuple[str, int]:
+        """The label at or before an instruction, and how many instructions lie between."""
+        at = [(place, name) for name, place in self.labels.items() if place <= index]
+        if not at:
+            return "the beginning", index
+        place, name = max(at)
+        return name, index - place
 
 
-def _split(s, seps):
-    """split at depth 0 ((), [], ||) on the given separator characters"""
-    out, cur, d = [], "", 0
-    for c in s:
-        if c in "([":
-            d += 1
-        elif c in ")]":
-            d -= 1
-        if d == 0 and c in seps:
-            if cur.strip():
-                out.append(cur.strip())
-            cur = ""
+def split_outside_brackets(text: str, separators: str) -> list[str]:
+    """Split at the separator characters that stand outside of () and []; no empty parts."""
+    parts, current, depth = [], "", 0
+    for character in text:
+        if character in "([":
+            depth += 1
+        elif character in ")]":
+            depth -= 1
+        if depth == 0 and character in separators:
+            parts.append(current.strip())
+            current = ""
         else:
-            cur += c
-    if cur.strip():
-        out.append(cur.strip())
-    return out
+            current += character
+    parts.append(current.strip())
+    return [part for part in parts if part]
 
 
-def _num(s):
-    s = s.strip()
+def _number(text: str) -> int | None:
     try:
-        return int(s, 0)
+        return int(text.strip(), 0)
     except ValueError:
         return None
 
 
-def _mod(tok):
-    """one trailing modifier -> (key, value)"""
-    m = re.match(r"^([A-Za-z_][\w]*):(.*)$", tok)
-    if m:
-        k, v = m[1], m[2]
-        if v.startswith("["):
-            return k, [int(x, 0) for x in v[1:-1].split(",")]
-        n = _num(v)
-        return k, (v if n is None else n)
-    m = re.match(r"^([a-z]+cnt)\((.*)\)$", tok)
-    if m:
-        return m[1], int(m[2], 0)
-    return tok, True
+def _modifier(token: str) -> tuple[str, Any]:
+    """`name:value`, `name:[a,b]`, `counter(n)` or a bare `name` -> (name, value)"""
+    match = re.match(r"^([A-Za-z_]\w*):(.*)$", token)
+    if match:
+        name, value = match[1], match[2]
+        if value.startswith("["):
+            return name, [int(item, 0) for item in value[1:-1].split(",")]
+        number = _number(value)
+        return name, (value if number is None else number)
+    match = re.match(r"^([a-z]+cnt)\((.*)\)$", token)
+    if match:
+        return match[1], int(match[2], 0)
+    return token, True
 
 
-_strip = re.compile(r'"(?:[^"\\]|\\.)*"|;.*$|//.*$')
+_COMMENT = re.compile(r'"(?:[^"\\]|\\.)*"|;.*$|//.*$')
 
 
-def _clean(l):
-    if ";" not in l and "//" not in l:
-        return l
-    return _strip.sub(lambda m: m[0] if m[0][0] == '"' else "", l)
+def _without_comment(line: str) -> str:
+    if ";" not in line and "//" not in line:
+        return line
+    return _COMMENT.sub(lambda match: match[0] if match[0][0] == '"' else "", line)
 
 
-def parse_line(body):
-    """'v_add_f32_e64 v0, |v1|, -v2 clamp' -> (op, operands, modifiers)"""
-    p = body.split(None, 1)
-    op, rest = p[0], (p[1] if len(p) > 1 else "")
-    if op.startswith("s_waitcnt") and op in ("s_waitcnt",):
-        if _num(rest) is not None:
+_TAKES_NO_MODIFIERS = re.compile(r"^s_(?!load|store|buffer|dcache|atc|atomic|scratch)")
+
+
+def parse_line(body: str) -> tuple[str, list[str], dict[str, Any]]:
+    """`v_add_f32_e64 v0, |v1|, -v2 clamp` -> (mnemonic, operands, modifiers)"""
+    op, _, rest = body.replace("\t", " ").partition(" ")
+    rest = rest.strip()
+    if op == "s_waitcnt":
+        if _number(rest) is not None:
             return op, [rest], {}
-        return op, [], dict(_mod(t) for t in rest.replace("&", " ").split())
-    ops, mods = _split(rest, ","), {}
-    # modifiers trail the last operand, separated by blanks; commas inside [] are protected by _split
-    if ops:
-        toks = _split(ops[-1], " \t")
-        if re.match(
-            r"^(s_(?!load|store|buffer|dcache|atc|atomic|scratch)|buffer_(inv|wb)).*", op
-        ) and not op.startswith("buffer_"):
-            return op, ops, {}
-        first = (
-            []
-            if (not toks or (len(ops) == 1 and op.startswith(("buffer_inv", "buffer_wb"))))
-            else toks[:1]
-        )
-        for t in toks[len(first) :]:
-            k, v = _mod(t)
-            mods[k] = v
-        ops = ops[:-1] + first
-    return op, ops, mods
+        return op, [], dict(_modifier(token) for token in rest.replace("&", " ").split())
+    operands = split_outside_brackets(rest, ",")
+    if not operands or _TAKES_NO_MODIFIERS.match(op):
+        return op, operands, {}
+    # modifiers trail the last operand, separated by blanks
+    tokens = split_outside_brackets(operands[-1], " ")
+    only_modifiers = len(operands) == 1 and op.startswith(("buffer_inv", "buffer_wb"))
+    last = [] if only_modifiers else tokens[:1]
+    modifiers = dict(_modifier(token) for token in tokens[len(last) :])
+    return op, operands[:-1] + last, modifiers
 
 
-def _bytes(d, rest, base):
-    out = b""
-    if d in (".ascii", ".asciz", ".string"):
-        for m in re.finditer(r'"((?:[^"\\]|\\.)*)"', rest):
-            s = m[1].encode("latin1").decode("unicode_escape").encode("latin1")
-            out += s + (b"\0" if d != ".ascii" else b"")
+_DATA_BYTES = {
+    ".byte": 1,
+    ".short": 2,
+    ".2byte": 2,
+    ".hword": 2,
+    ".long": 4,
+    ".4byte": 4,
+    ".int": 4,
+    ".quad": 8,
+    ".8byte": 8,
+}
+
+
+def _data(directive: str, rest: str) -> bytes | None:
+    """The bytes of a data directive, symbols as zeros; None when it is no data directive."""
+    if directive in (".ascii", ".asciz", ".string"):
+        out = b""
+        for match in re.finditer(r'"((?:[^"\\]|\\.)*)"', rest):
+            out += match[1].encode("latin1").decode("unicode_escape").encode("latin1")
+            out += b"\0" if directive != ".ascii" else b""
         return out
-    n = {
-        ".byte": 1,
-        ".short": 2,
-        ".2byte": 2,
-        ".hword": 2,
-        ".long": 4,
-        ".4byte": 4,
-        ".int": 4,
-        ".quad": 8,
-        ".8byte": 8,
-    }.get(d)
-    if n:
-        for x in rest.split(","):
-            v = _num(x)
-            out += ((v or 0) & ((1 << 8 * n) - 1)).to_bytes(n, "little")
-        return out
-    if d in (".zero", ".skip", ".space"):
-        p = rest.split(",")
-        return bytes([int(p[1], 0) & 255 if len(p) > 1 else 0]) * int(p[0], 0)
+    size = _DATA_BYTES.get(directive)
+    if size:
+        values = [_number(item) or 0 for item in rest.split(",")]
+        return b"".join((v & ((1 << 8 * size) - 1)).to_bytes(size, "little") for v in values)
+    if directive in (".zero", ".skip", ".space"):
+        count, _, fill = rest.partition(",")
+        return bytes([int(fill, 0) & 255 if fill else 0]) * int(count, 0)
     return None
 
 
-def _yaml_args(text, kernel):
-    """just enough of the .amdgpu_metadata YAML: per kernel the .args list and scalar fields"""
-    kernels, cur, arg, in_args = [], None, None, False
-    for l in text.split("\n"):
-        s = l.strip()
-        ind = len(l) - len(l.lstrip())
-        if not s or s in ("---", "..."):
+def _plain(value: str) -> int | str:
+    number = _number(value)
+    return value.strip("'\"") if number is None else number
+
+
+def _kernel_metadata(text: str, kernel: str) -> dict[str, Any]:
+    """Just enough of the YAML in .amdgpu_metadata: a kernel's scalar fields and its `.args`."""
+    kernels: list[dict[str, Any]] = []
+    current: dict[str, Any] | None = None
+    argument: dict[str, Any] | None = None
+    in_args = False
+    for line in text.split("\n"):
+        stripped = line.strip()
+        indent = len(line) - len(line.lstrip())
+        if not stripped or stripped in ("---", "..."):
             continue
-        if s.startswith("amdhsa.") and not s.startswith("amdhsa.kernels"):
-            cur = None
+        if stripped.startswith("amdhsa."):
+            if not stripped.startswith("amdhsa.kernels"):
+                current = None
             continue
-        if s.startswith("amdhsa.kernels"):
-            continue
-        if ind == 2 and s.startswith("- "):
-            cur = {".args": []}
-            kernels.append(cur)
+        if indent == 2 and stripped.startswith("- "):
+            current = {".args": []}
+            kernels.append(current)
             in_args = False
-            s = s[2:].strip()
-            ind = 4
-        if cur is None:
+            stripped = stripped[2:].strip()
+            indent = 4
+        if current is None:
             continue
-        if ind == 4:
-            k, _, v = s.partition(":")
-            v = v.strip()
-            in_args = k == ".args"
+        if indent == 4:
+            key, _, value = stripped.partition(":")
+            in_args = key == ".args"
             if not in_args:
-                cur[k] = (
-                    int(v, 0)
-                    if re.fullmatch(r"-?(0x)?[0-9a-fA-F]+", v) and _num(v) is not None
-                    else v.strip("'\"")
-                )
-            continue
-        if in_args:
-            if s.startswith("- "):
-                arg = {}
-                cur[".args"].append(arg)
-                s = s[2:].strip()
-            k, _, v = s.partition(":")
-            v = v.strip()
-            if arg is not None:
-                arg[k] = int(v, 0) if _num(v) is not None else v.strip("'\"")
-    for k in kernels:
-        if k.get(".name") == kernel:
-            return k
+                current[key] = _plain(value.strip())
+        elif in_args:
+            if stripped.startswith("- "):
+                argument = {}
+                current[".args"].append(argument)
+                stripped = stripped[2:].strip()
+            key, _, value = stripped.partition(":")
+            if argument is not None:
+                argument[key] = _plain(value.strip())
+    for found in kernels:
+        if found.get(".name") == kernel:
+            return found
     return kernels[0] if kernels else {".args": []}
 
 
-def parse(text, kernel=None):
-    lines = text.split("\n")
-    ins, labels, kds, data, order, arch = [], {}, {}, {}, [], ""
-    meta_txt, in_meta, kd, sect, cur_sym, loc, files = [], False, None, ".text", None, "", {}
-    relocs = []
-    for ln, raw in enumerate(lines, 1):
-        if in_meta:
+class _Parser:
+    """What has been read so far, one line after the other."""
+
+    def __init__(self) -> None:
+        self.instructions: list[Instruction] = []
+        self.labels: dict[str, int] = {}
+        self.descriptors: dict[str, dict[str, Any]] = {}
+        self.data: dict[str, bytes] = {}
+        self.relocations: list[tuple[str, int, int, str]] = []
+        self.metadata: list[str] = []
+        self.arch = ""
+        self.in_metadata = False
+        self.descriptor: dict[str, Any] | None = None
+        self.section = ".text"
+        self.symbol: str | None = None
+        self.location = ""
+        self.files: dict[str, str] = {}
+
+    def line(self, number: int, raw: str) -> None:
+        if self.in_metadata:
             if ".end_amdgpu_metadata" in raw:
-                in_meta = False
+                self.in_metadata = False
             else:
-                meta_txt.append(raw)
-            continue
-        l = _clean(raw).strip()
-        if not l:
-            continue
-        m = re.match(r"^([A-Za-z_.$@][\w.$@]*):\s*(.*)$", l)
-        if m and not l.startswith((".amdhsa", ".loc")):
-            if sect == ".text":
-                labels[m[1]] = len(ins)
-                order.append(m[1])
-            else:
-                cur_sym = m[1]
-                data.setdefault(cur_sym, b"")
-            l = m[2].strip()
-            if not l:
-                continue
-        if l[0] == ".":
-            d, _, rest = (
-                l.partition(" ")
-                if " " in l and ("\t" not in l or l.index(" ") < l.index("\t"))
-                else l.partition("\t")
+                self.metadata.append(raw)
+            return
+        text = _without_comment(raw).strip()
+        match = re.match(r"^([A-Za-z_.$@][\w.$@]*):\s*(.*)$", text)
+        if match and not text.startswith((".amdhsa", ".loc")):
+            self.label(match[1])
+            text = match[2].strip()
+        if text.startswith("."):
+            directive, _, rest = text.replace("\t", " ", 1).partition(" ")
+            self.directive(directive, rest.strip())
+        elif text and self.section == ".text":
+            op, operands, modifiers = parse_line(text)
+            self.instructions.append(
+                Instruction(op, operands, modifiers, number, text, self.location)
             )
-            rest = rest.strip()
-            if d == ".amdgpu_metadata":
-                in_meta = True
-            elif d == ".amdgcn_target":
-                mm = re.search(r"(gfx\w+)", rest)
-                arch = mm[1] if mm else ""
-            elif d == ".amdhsa_kernel":
-                kd = kds.setdefault(rest, {})
-            elif d == ".end_amdhsa_kernel":
-                kd = None
-            elif d.startswith(".amdhsa_") and kd is not None:
-                kd[d[8:]] = _num(rest) if _num(rest) is not None else rest
-            elif d in (".text", ".data", ".bss", ".rodata"):
-                sect = d
-                cur_sym = None
-            elif d == ".section":
-                nm = rest.split(",")[0].strip('"')
-                sect = ".text" if nm.startswith(".text") else nm
-                cur_sym = None
-            elif d == ".loc":
-                loc = rest
-            elif d == ".file":
-                mm = re.match(r'(\d+)\s+"([^"]*)"\s*(?:"([^"]*)")?', rest)
-                if mm:
-                    files[mm[1]] = mm[3] or mm[2]
-            elif cur_sym is not None and not sect.startswith(".debug"):
-                b = _bytes(d, rest, len(data[cur_sym]))
-                if b is not None:
-                    if d in (".quad", ".8byte", ".long") and _num(rest.split(",")[0]) is None:
-                        relocs.append((cur_sym, len(data[cur_sym]), len(b), rest))
-                    data[cur_sym] += b
-            continue
-        if sect != ".text":
-            continue
-        op, ops, mods = parse_line(l)
-        lf = loc.split()
-        ins.append(
-            Ins(
-                op,
-                ops,
-                mods,
-                ln,
-                l,
-                f"{files.get(lf[0], lf[0]).rsplit('/', 1)[-1]}:{lf[1]}" if len(lf) > 1 else "",
-            )
-        )
-    if kernel is None or kernel not in kds:
-        kernel = next(iter(kds)) if kernel is None or len(kds) == 1 else kernel
-    meta = _yaml_args("\n".join(meta_txt), kernel)
-    return Prog(
-        kernel, ins, labels, kds.get(kernel, {}), meta.get(".args", []), meta, data, arch, relocs
+
+    def label(self, name: str) -> None:
+        if self.section == ".text":
+            self.labels[name] = len(self.instructions)
+        else:
+            self.symbol = name
+            self.data.setdefault(name, b"")
+
+    def directive(self, name: str, rest: str) -> None:
+        if name == ".amdgpu_metadata":
+            self.in_metadata = True
+        elif name == ".amdgcn_target":
+            match = re.search(r"(gfx\w+)", rest)
+            self.arch = match[1] if match else ""
+        elif name == ".amdhsa_kernel":
+            self.descriptor = self.descriptors.setdefault(rest, {})
+        elif name == ".end_amdhsa_kernel":
+            self.descriptor = None
+        elif name.startswith(".amdhsa_") and self.descriptor is not None:
+            value = _number(rest)
+            self.descriptor[name.removeprefix(".amdhsa_")] = rest if value is None else value
+        elif name in (".text", ".data", ".bss", ".rodata", ".section"):
+            section = rest.split(",")[0].strip('"') if name == ".section" else name
+            self.section = ".text" if section.startswith(".text") else section
+            self.symbol = None
+        elif name == ".loc":
+            file, line, *_ = [*rest.split(), "", ""]
+            path = self.files.get(file, file).rsplit("/", 1)[-1]
+            self.location = f"{path}:{line}" if line else ""
+        elif name == ".file":
+            match = re.match(r'(\d+)\s+"([^"]*)"\s*(?:"([^"]*)")?', rest)
+            if match:
+                self.files[match[1]] = match[3] or match[2]
+        elif self.symbol is not None and not self.section.startswith(".debug"):
+            data = _data(name, rest)
+            if data is not None:
+                if _DATA_BYTES.get(name, 0) >= 4 and _number(rest.split(",")[0]) is None:
+                    at = len(self.data[self.symbol])
+                    self.relocations.append((self.symbol, at, len(data), rest))
+                self.data[self.symbol] += data
+
+
+def parse(text: str, kernel: str | None = None) -> AssemblyProgram:
+    """Parse one module; `kernel` chooses among several, None takes the first."""
+    parser = _Parser()
+    for number, line in enumerate(text.split("\n"), 1):
+        parser.line(number, line)
+    if kernel not in parser.descriptors and (kernel is None or len(parser.descriptors) == 1):
+        kernel = next(iter(parser.descriptors))
+    assert kernel is not None
+    metadata = _kernel_metadata("\n".join(parser.metadata), kernel)
+    return AssemblyProgram(
+        kernel,
+        parser.instructions,
+        parser.labels,
+        parser.descriptors.get(kernel, {}),
+        metadata.get(".args", []),
+        metadata,
+        parser.data,
+        parser.arch,
+        parser.relocations,
     )

@@ -1,110 +1,128 @@
-"""Instructions that end a basic block: branches, calls, barriers and the end of the program."""
+"""Instructions that end a basic block: branches, calls, barriers and the end of the program.
+
+Source: CDNA4 ISA, chapter 4 "Program Flow Control" and 12.5 "SOPP Instructions" (s_setpc, s_swappc:
+12.3; s_call: 12.2). A terminator returns the index of the next instruction, or -1 when it has set
+the program counters of its waves itself.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import numpy as np
 
-from .definitions import BAR, END, EXEC, VCC, EmuError, i64, u64
-from .operands import call, src
-from .scalar import sput
+from .assembly import Instruction
+from .definitions import BARRIER, END, EXEC, RUN, VCC, EmuError, i64, u64
+from .operands import scalar_destination, source, value_of
 
-TERM = {
+BRANCH_CONDITIONS = ("scc0", "scc1", "vccz", "vccnz", "execz", "execnz")
+
+SET_PC = {"s_setpc_b64", "s_swappc_b64"}
+ENDS = {"s_endpgm", "s_endpgm_saved"}
+TERMINATORS = {
     "s_branch",
-    "s_cbranch_scc0",
-    "s_cbranch_scc1",
-    "s_cbranch_vccz",
-    "s_cbranch_vccnz",
-    "s_cbranch_execz",
-    "s_cbranch_execnz",
-    "s_endpgm",
-    "s_endpgm_saved",
     "s_barrier",
-    "s_setpc_b64",
-    "s_swappc_b64",
     "s_trap",
     "s_call_b64",
+    *SET_PC,
+    *ENDS,
+    *(f"s_cbranch_{condition}" for condition in BRANCH_CONDITIONS),
 }
 
 
-def compile_term(M, ins, i):
-    op = ins.op
-    nx = i + 1
-    if op == "s_branch":
-        t = M.prog.labels[ins.ops[0]]
-        return lambda: t
-    if op in ("s_endpgm", "s_endpgm_saved"):
+def release(machine: Any) -> bool:
+    """Let go the workgroups whose live waves have all arrived at the barrier; any there?"""
+    status = machine.status.reshape(machine.groups, machine.waves_per_group)
+    waiting = status == BARRIER
+    complete = waiting.any(1) & (waiting | (status == END)).all(1)
+    if complete.any():
+        status[complete[:, None] & waiting] = RUN
+        machine.epoch += complete
+    return bool(complete.any())
 
-        def f():
-            M.status[M.act[:, 0]] = END
-            M.release()
+
+def _condition(machine: Any, name: str) -> Callable[[], Any]:
+    """Whether to branch, per wave."""
+    if name in ("scc0", "scc1"):
+        scc = machine.scc[:, 0]
+        return (lambda: scc) if name == "scc1" else (lambda: ~scc)
+    register = VCC if name.startswith("vcc") else EXEC
+    mask = machine.sgprs_u64[:, register // 2]
+    return (lambda: mask != 0) if name.endswith("nz") else (lambda: mask == 0)
+
+
+def compile_terminator(machine: Any, instruction: Instruction, index: int) -> Callable[[], int]:
+    """The function of a terminator; see the module."""
+    op, operands = instruction.op, instruction.operands
+    labels, behind = machine.program.labels, index + 1
+    if op == "s_branch":
+        return lambda target=labels[operands[0]]: target  # type: ignore[misc]
+    if op in ENDS:
+
+        def end_program() -> int:
+            machine.status[machine.running[:, 0]] = END
+            release(machine)
             return -1
 
-        return f
+        return end_program
     if op == "s_barrier":
 
-        def f():
-            if M.allact:
-                M.epoch += 1
-                return nx
-            a = M.act[:, 0]
-            M.status[a] = BAR
-            M.pc[a] = nx
-            M.release()
+        def barrier() -> int:
+            if machine.all_running:
+                machine.epoch += 1
+                return behind
+            waves = machine.running[:, 0]
+            machine.status[waves] = BARRIER
+            machine.pc[waves] = behind
+            release(machine)
             return -1
 
-        return f
+        return barrier
     if op == "s_trap":
 
-        def f():
+        def trap() -> int:
             raise EmuError("s_trap executed (device assert / unreachable)")
 
-        return f
-    if op in ("s_setpc_b64", "s_swappc_b64"):
-        x = src(M, ins.ops[-1], "U")
-        out = sput(M, ins.ops[0], "U") if op == "s_swappc_b64" else None
+        return trap
+    if op in SET_PC:
+        target_of = source(machine, operands[-1], "U")
+        keep = scalar_destination(machine, operands[0], "U") if op == "s_swappc_b64" else None
 
-        def f():
-            t = np.broadcast_to(call(x), (M.W, 1))[:, 0].copy()
-            if out:
-                out(u64(M.code_addr(nx)))
-            a = M.act[:, 0]
-            M.pc[a] = (t[a].astype(i64) - M.code_addr(0)) // 4
+        def set_pc() -> int:
+            target = np.broadcast_to(value_of(target_of), (machine.waves, 1))[:, 0].copy()
+            if keep:
+                keep(u64(machine.code_address(behind)))
+            waves = machine.running[:, 0]
+            machine.pc[waves] = (target[waves].astype(i64) - machine.code_address(0)) // 4
             return -1
 
-        return f
+        return set_pc
     if op == "s_call_b64":
-        t = M.prog.labels[ins.ops[1]]
-        out = sput(M, ins.ops[0], "U")
-        v = u64(M.code_addr(nx))
+        target = labels[operands[1]]
+        keep_return = scalar_destination(machine, operands[0], "U")
+        return_address = u64(machine.code_address(behind))
 
-        def f():
-            out(v)
-            return t
+        def call() -> int:
+            keep_return(return_address)
+            return target
 
-        return f
-    t = M.prog.labels[ins.ops[0]]
-    k = op[10:]
-    if k in ("scc0", "scc1"):
-        w = k == "scc1"
-        c = M.scc[:, 0]
-        cond = (lambda: c) if w else lambda: ~c
-    else:
-        col = M.S64[:, (VCC if "vcc" in k else EXEC) // 2]
-        z = k.endswith("z") and not k.endswith("nz")
-        cond = (lambda: col == 0) if z else (lambda: col != 0)
+        return call
+    target = labels[operands[0]]
+    condition = _condition(machine, op.removeprefix("s_cbranch_"))
 
-    def f():
-        c_ = cond()
-        if not M.allact:
-            c_ = c_ & M.act[:, 0]
-        n = int(np.count_nonzero(c_))
-        if n == M.nact:
-            return t
-        if n == 0:
-            return nx
-        a = M.act[:, 0]
-        M.pc[c_] = t
-        M.pc[a & ~c_] = nx
+    def branch() -> int:
+        taken = condition()
+        if not machine.all_running:
+            taken = taken & machine.running[:, 0]
+        count = int(np.count_nonzero(taken))
+        if count == machine.running_count:
+            return target
+        if count == 0:
+            return behind
+        waves = machine.running[:, 0]
+        machine.pc[taken] = target
+        machine.pc[waves & ~taken] = behind
         return -1
 
-    return f
+    return branch

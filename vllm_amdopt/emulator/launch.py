@@ -208,7 +208,7 @@ class Device:
         ordered = sorted(self.counts.values(), key=lambda c: -c.seconds)
         return [dataclasses.asdict(c) for c in ordered]
 
-    # ---- Triton's driver protocol -------------------------------------------------------------
+    # ---- Triton's driver protocol --------------------------------------------------------------
     def get_current_target(self):
         from triton.backends.compiler import GPUTarget
 

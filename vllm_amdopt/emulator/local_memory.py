@@ -1,29 +1,42 @@
-"""Local data share (LDS): reads, writes, permutes, transposing reads and atomics."""
+"""Local data share (LDS): reads, writes, transposing reads and atomics.
+
+Source: CDNA4 ISA, chapter on data share operations and 12.12 (LDS instructions). An access beyond
+the workgroup's allocation is a fault here; hardware drops the write and reads 0. The layout of the
+transposing reads is not in the document: it is Triton's (docs/emulator.md, limits).
+"""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
+from .accounting import note_banks, note_race
+from .assembly import Instruction
+from .atomics import ATOMICS, COMPARE_AND_SWAP, LDS_ATOMICS, do_atomic
 from .definitions import MemFault, Unsupported, i64, u8, u16, u32
 from .lane_access import (
-    ATOM,
-    DSATOM,
-    active,
-    as_words,
-    do_atomic,
-    flat,
-    getregs,
-    note_banks,
-    note_race,
-    setregs,
+    LoadKind,
+    StoreKind,
+    active_lanes,
+    as_dwords,
+    read_registers,
+    stored,
     waves_of,
-    write_load,
+    write_loaded,
+    write_registers,
 )
-from .operands import parse_reg, put, row, src
+from .lane_permutes import compile_permute, compile_swizzle
+from .modifiers import LDS, LDS_PAIR, refuse_unknown
+from .operands import source
+from .registers import vgpr_row
 
-DSSZ = {
+Execute = Callable[[], None]
+
+LOG2 = {4: 2, 8: 3, 16: 4}
+SIZES = {
     "b8": 1,
     "u8": 1,
     "i8": 1,
@@ -37,255 +50,228 @@ DSSZ = {
 }
 
 
-SHIFT = {4: 2, 8: 3, 16: 4}  # bytes -> log2
-
-
-def lds_index(M, av, off, size, ix):
-    """-> (offset in the workgroup's LDS without `off`, index into all of it) of the active lanes"""
-    base = M.lds_lane_base
-    a = av.reshape(-1)
-    if ix is not None:
-        a, base = a[ix], base[ix]
-    if len(a) and int(a.max()) + off + size > M.lds_size:
+def lds_index(machine: Any, addresses: Any, offset: int, size: int, lanes: Any) -> tuple[Any, Any]:
+    """-> (offsets in the workgroup's LDS without `offset`, indices into the LDS of all groups)"""
+    base, local = machine.lds_lane_base, addresses.reshape(-1)
+    if lanes is not None:
+        local, base = local[lanes], base[lanes]
+    if len(local) and int(local.max()) + offset + size > machine.lds_size:
         raise MemFault(
-            f"LDS access of {size} bytes at offset {int(a.max()) + off} beyond the {M.lds_size} bytes allocated"
+            f"LDS access of {size} bytes at offset {int(local.max()) + offset} "
+            f"beyond the {machine.lds_size} bytes allocated"
         )
-    g = a + base  # unsigned 32 bits + signed 64 bits
-    if off:
-        g += off
-    return a, g
+    places = local + base  # unsigned 32 bits + signed 64 bits
+    if offset:
+        places += offset
+    return local, places
 
 
-def lds_load(M, g, size):
+def lds_load(machine: Any, places: Any, size: int) -> Any:
+    """-> u32 (lanes,) below 4 bytes, (lanes, dwords) above; any alignment"""
     if size == 1:
-        return M.lds[g].astype(u32)
-    al = int(np.bitwise_or.reduce(g)) if len(g) else 0
+        return machine.lds[places].astype(u32)
+    low_bits = int(np.bitwise_or.reduce(places)) if len(places) else 0
     if size == 2:
-        return (
-            M.lds16[g >> 1] if al & 1 == 0 else M.lds[g] | (M.lds[g + 1].astype(u16) << u16(8))
-        ).astype(u32)
-    if al & 3:
-        return M.lds[g[:, None] + np.arange(size)].view(u32)
-    if al & (size - 1) == 0:
-        return M.lds_wide[size].take(g >> SHIFT[size]).view(u32).reshape(-1, size // 4)
-    return M.lds32[(g >> 2)[:, None] + np.arange(size // 4)]
+        if low_bits & 1:
+            high = machine.lds[places + 1].astype(u16) << u16(8)
+            return (machine.lds[places] | high).astype(u32)
+        return machine.lds_u16[places >> 1].astype(u32)
+    if low_bits & 3:
+        return machine.lds[places[:, None] + np.arange(size)].view(u32)
+    if low_bits & (size - 1) == 0:
+        wide = machine.lds_wide[size].take(places >> LOG2[size])
+        return wide.view(u32).reshape(-1, size // 4)
+    return machine.lds_u32[(places >> 2)[:, None] + np.arange(size // 4)]
 
 
-def lds_store(M, g, size, d):
+def lds_store(machine: Any, places: Any, size: int, data: Any) -> None:
+    """The opposite of lds_load."""
     if size == 1:
-        M.lds[g] = d.reshape(-1).astype(u8)
+        machine.lds[places] = data.reshape(-1).astype(u8)
         return
-    al = int(np.bitwise_or.reduce(g)) if len(g) else 0
+    low_bits = int(np.bitwise_or.reduce(places)) if len(places) else 0
     if size == 2:
-        d = d.reshape(-1)
-        if al & 1:
-            M.lds[g] = d.astype(u8)
-            M.lds[g + 1] = (d >> u32(8)).astype(u8)
+        data = data.reshape(-1)
+        if low_bits & 1:
+            machine.lds[places] = data.astype(u8)
+            machine.lds[places + 1] = (data >> u32(8)).astype(u8)
         else:
-            M.lds16[g >> 1] = d.astype(u16)
-    elif al & 3:
-        M.lds[g[:, None] + np.arange(size)] = np.ascontiguousarray(d).view(u8)
-    elif al & (size - 1) == 0:
-        wide = M.lds_wide[size]
-        wide[g >> SHIFT[size]] = np.ascontiguousarray(d).view(wide.dtype).reshape(-1)
+            machine.lds_u16[places >> 1] = data.astype(u16)
+    elif low_bits & 3:
+        machine.lds[places[:, None] + np.arange(size)] = np.ascontiguousarray(data).view(u8)
+    elif low_bits & (size - 1) == 0:
+        wide = machine.lds_wide[size]
+        wide[places >> LOG2[size]] = np.ascontiguousarray(data).view(wide.dtype).reshape(-1)
     else:
-        M.lds32[(g >> 2)[:, None] + np.arange(size // 4)] = d
+        machine.lds_u32[(places >> 2)[:, None] + np.arange(size // 4)] = data
 
 
-def compile_ds(M, ins, i):
-    op, ops, md = ins.op, ins.ops, ins.mods
-    full_stats = M.opts.get("stats") == "full"
-    off = int(md.get("offset", 0)) if not isinstance(md.get("offset", 0), str) else 0
+_READ_WRITE = re.compile(r"ds_(read|write)(2?)(st64)?_([bui]\d+)(?:_(d16|d16_hi))?$")
+_TRANSPOSING = re.compile(r"ds_read_b(64|96)_tr_b(4|6|8|16)$")
+_ATOMIC = re.compile(r"ds_(?:(pk_add)|(\w+?))(_rtn)?_(bf16|[ubif]\d+)$")
+
+
+def compile_local(machine: Any, instruction: Instruction) -> Execute:
+    """The function of one ds_ instruction."""
+    op = instruction.op
     if op in ("ds_bpermute_b32", "ds_permute_b32"):
-        out = put(M, ops[0], "u")
-        a, x = src(M, ops[1], "u"), src(M, ops[2], "u")
-        wv = np.arange(M.W)[:, None]
-        if "bpermute" in op:
-
-            def f():
-                l = ((a + u32(off)) >> u32(2)) & u32(63)
-                v = x[wv, l]
-                if not M.full:
-                    v = np.where(M.EX[wv, l], v, u32(0))
-                out(v)
-
-            return f
-
-        def f():
-            l = ((a + u32(off)) >> u32(2)) & u32(63)
-            v = np.zeros((M.W, 64), u32)
-            if M.full:
-                v[wv, l] = x
-            else:
-                w_, s_ = np.nonzero(M.EX)
-                v[w_, l[w_, s_]] = x[w_, s_]
-            out(v)
-
-        return f
+        return compile_permute(machine, instruction)
     if op == "ds_swizzle_b32":
-        out = put(M, ops[0], "u")
-        x = src(M, ops[1], "u")
-        L = np.arange(64)
-        o = md.get("offset", 0)
-        if isinstance(o, str):
-            m = re.match(r"swizzle\((\w+),(.*)\)", o.replace(" ", ""))
-            k, p = m[1], [q.strip('"') for q in m[2].split(",")]
-            if k == "QUAD_PERM":
-                s = (L & ~3) + np.array([int(q) for q in p])[L & 3]
-            elif k == "BROADCAST":
-                n, q = int(p[0]), int(p[1])
-                s = (L // n) * n + q
-            elif k == "SWAP":
-                s = L ^ int(p[0])
-            elif k == "REVERSE":
-                s = L ^ (int(p[0]) - 1)
-            elif k == "BITMASK_PERM":
-                s = L & 32
-                for b, c in zip((16, 8, 4, 2, 1), p[0], strict=False):
-                    s = s | {"0": 0 * L, "1": 0 * L + b, "p": L & b, "i": (L & b) ^ b}[c]
-            else:
-                raise Unsupported(o)
-        elif o & 0x8000:
-            s = (L & ~3) + ((o >> (2 * (L & 3))) & 3)
-        else:
-            s = (L & 32) | ((((L & 31) & (o & 31)) | (o >> 5 & 31)) ^ (o >> 10 & 31))
-
-        def f():
-            v = x[:, s]
-            if not M.full:
-                v = np.where(M.EX[:, s], v, u32(0))
-            out(v)
-
-        return f
-    m = re.match(r"ds_(read|write)(2?)(st64)?_(b\d+|[ui]\d+)(?:_(d16|d16_hi))?$", op)
-    if op.startswith("ds_write") and op.endswith("_d16_hi"):
-        m = re.match(r"ds_(write)()()_(b\d+)_(d16_hi)$", op)
-    if m:
-        rd, two, st, t, d16 = m[1] == "read", m[2], m[3], m[4], m[5]
-        size = DSSZ[t]
-        n = max(1, size // 4)
-        av = src(M, ops[1 if rd else 0], "u")
-        if two:
-            sc = size * (64 if st else 1)
-            o = [int(md.get("offset0", 0)) * sc, int(md.get("offset1", 0)) * sc]
-            rg = (
-                [row(M, *parse_reg(ops[0])[:2]), row(M, *parse_reg(ops[0])[:2]) + n]
-                if rd
-                else [row(M, *parse_reg(x)[:2]) for x in ops[1:3]]
-            )
-        else:
-            o = [off]
-            rg = [row(M, *parse_reg(ops[0 if rd else 1])[:2])]
-        kind = ("s" if t[0] == "i" else "") + ("hi" if d16 == "d16_hi" else "lo" if d16 else "")
-        key = "lds_load" if rd else "lds_store"
-
-        def f():
-            ix = active(M)
-            if ix is not None and len(ix) == 0:
-                return
-            addr = (
-                np.array(av) if rd and two else av
-            )  # read2 may overwrite its own address register
-            for oo, r in zip(o, rg, strict=False):
-                loc, g = lds_index(M, addr, oo, size, ix)
-                M.bytes[key] += len(g) * size
-                if M.races is not None:
-                    note_race(M, g, size, waves_of(M, ix), not rd, f"{ins.text} [{ins.loc}]")
-                if full_stats:
-                    note_banks(M, loc.astype(i64) + oo, size, ix, key)
-                if rd:
-                    write_load(M, r, size, kind, lds_load(M, g, size), ix)
-                elif size >= 4:
-                    lds_store(M, g, size, getregs(M, r, n, ix))
-                else:
-                    lds_store(M, g, size, flat(M.V[r], ix) >> u32(16 if d16 == "d16_hi" else 0))
-
-        return f
-    m = re.match(r"ds_read_b(64|96)_tr_b(4|6|8|16)$", op)
-    if m:
-        nb, e = int(m[1]), int(m[2])
-        n = nb // 32
-        size = nb // 8
-        av = src(M, ops[1], "u")
-        r = row(M, *parse_reg(ops[0])[:2])
-        per = nb // e  # elements per lane
-        # in each group of 16 lanes the loaded data form a matrix of `per` rows x 16 columns of e bits; lane c receives column c
-
-        def f():
-            ix = active(M)
-            if (
-                ix is not None
-                and (
-                    np.bitwise_and.reduce(M.EX.reshape(-1, 16), 1)
-                    != np.bitwise_or.reduce(M.EX.reshape(-1, 16), 1)
-                ).any()
-            ):
-                raise Unsupported("partially masked transposing LDS read")
-            if ix is not None and len(ix) == 0:
-                return
-            loc, g = lds_index(M, av, off, size, ix)
-            M.bytes["lds_load"] += len(g) * size
-            if full_stats:
-                note_banks(M, loc, size, ix, "lds_load")
-            if M.races is not None:
-                note_race(M, g, size, waves_of(M, ix), False, f"{ins.text} [{ins.loc}]")
-            raw = np.ascontiguousarray(lds_load(M, g, size)).view(u8).reshape(-1, 16, size)
-            if e == 16:
-                x = raw.view(u16)
-            elif e == 8:
-                x = raw
-            elif e == 4:
-                x = np.stack([raw & 15, raw >> 4], -1).reshape(len(raw), 16, 16)
-            else:
-                x = (
-                    (
-                        np.unpackbits(raw, axis=-1, bitorder="little")
-                        .reshape(len(raw), 16, 16, 6)
-                        .astype(i64)
-                        << np.arange(6)
-                    )
-                    .sum(-1)
-                    .astype(u8)
-                )
-            y = x.reshape(len(raw), per, 16).transpose(0, 2, 1)  # [group][lane c][row]
-            if e == 4:
-                y = (y[..., 0::2] | (y[..., 1::2] << u8(4))).astype(u8)
-            elif e == 6:
-                y = np.packbits(
-                    ((y[..., None] >> np.arange(6, dtype=u8)) & u8(1)).reshape(len(raw), 16, 96),
-                    axis=-1,
-                    bitorder="little",
-                )
-            setregs(M, r, np.ascontiguousarray(y).reshape(-1).view(u32).reshape(-1, n), ix)
-
-        return f
-    m = re.match(r"ds_(\w+?)_(rtn_)?([ubif]\d+|f16|bf16)$", op)
-    if m and f"{m[1]}_{m[3]}" in DSATOM:
-        kind = DSATOM[f"{m[1]}_{m[3]}"]
-        ret = bool(m[2])
-        w64 = m[3].endswith("64")
-        d32, d64, fn, uf = ATOM[kind]
-        dt = d64 if w64 else d32
-        size = 8 if w64 else 4
-        n = size // 4
-        o = list(ops)
-        dr = row(M, *parse_reg(o.pop(0))[:2]) if ret else None
-        av = src(M, o[0], "u")
-        rs = [row(M, *parse_reg(x)[:2]) for x in o[1:]]
-
-        def f():
-            ix = active(M)
-            if ix is not None and len(ix) == 0:
-                return
-            _loc, g = lds_index(M, av, off, size, ix)
-            M.bytes["lds_store"] += len(g) * size
-            val = lambda r: np.ascontiguousarray(getregs(M, r, n, ix)).view(dt).reshape(-1)
-            if kind == "cmpswap":
-                old = do_atomic(M.lds.view(dt), g // size, fn, uf, val(rs[1]), True, val(rs[0]))
-            else:
-                old = do_atomic(M.lds.view(dt), g // size, fn, uf, val(rs[0]), ret)
-            if ret:
-                setregs(M, dr, as_words(old), ix)
-
-        return f
+        return compile_swizzle(machine, instruction)
+    match = _READ_WRITE.match(op)
+    if match and match[4] in SIZES:
+        return _read_or_write(machine, instruction, match)
+    match = _TRANSPOSING.match(op)
+    if match and machine.arch == "gfx950":
+        return _transposing_read(machine, instruction, int(match[1]), int(match[2]))
+    match = _ATOMIC.match(op)
+    if match:
+        name = f"{match[1] or match[2]}_{match[4]}"
+        if name in LDS_ATOMICS:
+            wide = match[4].endswith("64")
+            return _atomic(machine, instruction, LDS_ATOMICS[name], wide, bool(match[3]))
     raise Unsupported(f"instruction {op}")
+
+
+def _notes(machine: Any, instruction: Instruction, reads: bool) -> Callable[..., None]:
+    """Function that does the accounting of one access."""
+    counter = "lds_load" if reads else "lds_store"
+    banks = machine.options.get("stats") == "full"
+    where = f"{instruction.text} [{instruction.location}]"
+
+    def note(local: Any, places: Any, offset: int, size: int, lanes: Any) -> None:
+        machine.bytes[counter] += len(places) * size
+        if machine.races is not None:
+            note_race(machine, places, size, waves_of(machine, lanes), not reads, where)
+        if banks:
+            note_banks(machine, local.astype(i64) + offset, size, lanes)
+
+    return note
+
+
+def _read_or_write(machine: Any, instruction: Instruction, match: re.Match[str]) -> Execute:
+    """DS_READ, DS_WRITE and their forms with two addresses."""
+    reads, pair, by_64, width, half = match[1] == "read", match[2], match[3], match[4], match[5]
+    modifiers, operands = instruction.modifiers, instruction.operands
+    refuse_unknown(instruction, LDS_PAIR if pair else LDS)
+    size = SIZES[width]
+    load = LoadKind(size, width[0] == "i", {"d16": 0, "d16_hi": 1}.get(half))
+    store = StoreKind(size, 16 if half == "d16_hi" else 0)
+    addresses = source(machine, operands[1 if reads else 0], "u")
+    if pair:
+        unit = size * (64 if by_64 else 1)
+        offsets = [int(modifiers.get(name, 0)) * unit for name in ("offset0", "offset1")]
+        first = vgpr_row(machine, operands[0])
+        rows = (
+            [first, first + size // 4] if reads else [vgpr_row(machine, x) for x in operands[1:3]]
+        )
+    else:
+        offsets = [int(modifiers.get("offset", 0))]
+        rows = [vgpr_row(machine, operands[0 if reads else 1])]
+    accesses = list(zip(offsets, rows, strict=True))
+    note = _notes(machine, instruction, reads)
+
+    def execute() -> None:
+        lanes = active_lanes(machine)
+        if lanes is not None and len(lanes) == 0:
+            return
+        # a read of two may overwrite its own address register
+        at = np.array(addresses) if reads and pair else addresses
+        for offset, row in accesses:
+            local, places = lds_index(machine, at, offset, size, lanes)
+            note(local, places, offset, size, lanes)
+            if reads:
+                write_loaded(machine, row, load, lds_load(machine, places, size), lanes)
+            else:
+                lds_store(machine, places, size, stored(machine, row, store, lanes))
+
+    return execute
+
+
+def _unpacked(raw: Any, bits: int) -> Any:
+    """Bytes (groups, 16 lanes, size) -> elements of `bits` bits (groups, 16, count)"""
+    if bits == 16:
+        return raw.view(u16)
+    if bits == 8:
+        return raw
+    if bits == 4:
+        return np.stack([raw & 15, raw >> 4], -1).reshape(len(raw), 16, -1)
+    single = np.unpackbits(raw, axis=-1, bitorder="little").reshape(len(raw), 16, -1, bits)
+    return (single.astype(i64) << np.arange(bits)).sum(-1).astype(u8)
+
+
+def _packed(elements: Any, bits: int) -> Any:
+    """The opposite of _unpacked, as flat u32."""
+    if bits == 4:
+        elements = (elements[..., 0::2] | (elements[..., 1::2] << u8(4))).astype(u8)
+    elif bits == 6:
+        single = (elements[..., None] >> np.arange(6, dtype=u8)) & u8(1)
+        elements = np.packbits(single.reshape(len(elements), 16, -1), axis=-1, bitorder="little")
+    return np.ascontiguousarray(elements).reshape(-1).view(u32)
+
+
+def _transposing_read(machine: Any, instruction: Instruction, width: int, bits: int) -> Execute:
+    """DS_READ_B64_TR_B16 and the like: what the 16 lanes of a row read is a matrix of 16 columns
+    and one row per element of a lane; lane c receives column c."""
+    refuse_unknown(instruction, LDS)
+    size, count, offset = width // 8, width // bits, int(instruction.modifiers.get("offset", 0))
+    addresses = source(machine, instruction.operands[1], "u")
+    row = vgpr_row(machine, instruction.operands[0])
+    note = _notes(machine, instruction, reads=True)
+
+    def execute() -> None:
+        lanes = active_lanes(machine)
+        if lanes is not None:
+            rows = machine.exec_mask.reshape(-1, 16)
+            if (rows.any(1) != rows.all(1)).any():
+                raise Unsupported("partially masked transposing LDS read")
+            if len(lanes) == 0:
+                return
+        local, places = lds_index(machine, addresses, offset, size, lanes)
+        note(local, places, offset, size, lanes)
+        raw = np.ascontiguousarray(lds_load(machine, places, size)).view(u8).reshape(-1, 16, size)
+        matrix = _unpacked(raw, bits).reshape(len(raw), count, 16)
+        columns = np.ascontiguousarray(matrix.transpose(0, 2, 1))
+        write_registers(machine, row, _packed(columns, bits).reshape(-1, width // 32), lanes)
+
+    return execute
+
+
+def _atomic(
+    machine: Any, instruction: Instruction, kind: str, wide: bool, returns: bool
+) -> Execute:
+    refuse_unknown(instruction, LDS)
+    atomic, offset = ATOMICS[kind], int(instruction.modifiers.get("offset", 0))
+    numpy_type = atomic.wide if wide else atomic.narrow
+    size = 8 if wide else 4
+    operands = list(instruction.operands)
+    result = vgpr_row(machine, operands.pop(0)) if returns else None
+    addresses = source(machine, operands[0], "u")
+    rows = [vgpr_row(machine, name) for name in operands[1:]]
+    if len(rows) != (2 if kind == COMPARE_AND_SWAP else 1):
+        raise Unsupported(f"{len(rows)} data operands")
+    memory, shift = machine.lds.view(numpy_type), LOG2[size]
+
+    def values(row: int, lanes: Any) -> Any:
+        data = read_registers(machine, row, size // 4, lanes)
+        return np.ascontiguousarray(data).view(numpy_type).reshape(-1)
+
+    def execute() -> None:
+        lanes = active_lanes(machine)
+        if lanes is not None and len(lanes) == 0:
+            return
+        local, places = lds_index(machine, addresses, offset, size, lanes)
+        if int(np.bitwise_or.reduce(places)) & (size - 1):
+            raise MemFault(f"misaligned LDS atomic of {size} bytes at offset {int(local[0])}")
+        machine.bytes["lds_store"] += len(places) * size
+        places = places >> shift
+        if kind == COMPARE_AND_SWAP:  # ds_cmpst: comparand first
+            compare, data = values(rows[0], lanes), values(rows[1], lanes)
+            old = do_atomic(memory, places, None, None, data, True, compare)
+        else:
+            data = values(rows[0], lanes)
+            old = do_atomic(memory, places, atomic.function, atomic.ufunc, data, returns)
+        if result is not None:
+            write_registers(machine, result, as_dwords(old), lanes)
+
+    return execute

@@ -1,26 +1,32 @@
-"""Machine state and wave scheduler of the gfx942/gfx950 emulator. NumPy only.
+"""Machine state of the gfx942/gfx950 emulator: registers, LDS, scratch, masks, decoded blocks.
 
-All waves of a batch of workgroups are held in one set of arrays (registers x waves x 64 lanes). Waves standing at
-the same program point run together as one NumPy operation; waves that are elsewhere are masked off (SIMT
-re-convergence: the group with the lowest program counter goes first). s_barrier parks a wave until every live wave
-of its workgroup has arrived. A loop that polls memory at system scope gives the CPU away while it waits.
+All waves of a batch of workgroups are held in one set of arrays (registers x waves x 64 lanes), so
+that one NumPy operation executes an instruction for every wave that stands at it. Which waves those
+are is the scheduler's business (scheduler.py); what an instruction does is decided once, when its
+basic block is first reached: `compile_instruction` returns a function without arguments that acts
+on views of these arrays. The arrays therefore live as long as the machine.
 """
 
 from __future__ import annotations
 
-import time
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
-from .control import TERM, compile_term
+from .assembly import AssemblyProgram, Instruction
+from .control import TERMINATORS, compile_terminator
 from .definitions import (
-    BAR,
+    ALL_LANES,
+    BYTE_POISON,
     END,
     EXEC,
+    FLAT_SCRATCH,
     RUN,
+    SCALAR_POISON,
+    VECTOR_POISON,
     EmuError,
     Unsupported,
-    WaitTimeout,
     f16,
     f32,
     i16,
@@ -30,84 +36,135 @@ from .definitions import (
     u16,
     u32,
     u64,
-    unpack,
+    unpack_mask,
 )
-from .operations import compile_ins, klass
+from .memory import Memory
+from .modes import FloatMode
+from .operations import compile_instruction, instruction_class
+
+BYTES_PER_DECODED_INSTRUCTION = 4000  # measured: closures and their cells
 
 
-def polls_system_memory(ins):
-    """Loads with sc0 and sc1, atomics with sc1: system scope (AMDGPU memory model of gfx942/gfx950)."""
-    if not ins.op.startswith(("global_", "flat_", "buffer_")) or "sc1" not in ins.mods:
+def polls_system_memory(instruction: Instruction) -> bool:
+    """Loads with sc0 and sc1, atomics with sc1: system scope.
+
+    Source: LLVM's "User Guide for AMDGPU Backend", memory model gfx942.
+    """
+    if not instruction.op.startswith(("global_", "flat_", "buffer_")):
         return False
-    return "_atomic_" in ins.op or ("_load_" in ins.op and "sc0" in ins.mods)
+    if "sc1" not in instruction.modifiers:
+        return False
+    return "_atomic_" in instruction.op or (
+        "_load_" in instruction.op and "sc0" in instruction.modifiers
+    )
+
+
+def register_counts(assembly: AssemblyProgram) -> tuple[int, int]:
+    """How many v and how many a registers the instructions name (at least v0)."""
+    highest = {"v": 0, "a": -1}
+    for instruction in assembly.instructions:
+        for operand in instruction.operands:
+            name = operand.lstrip("-|").rstrip("|")
+            kind, number = name[:1], name[1:]
+            if kind not in highest or not number:
+                continue
+            if number[0] == "[":
+                highest[kind] = max(highest[kind], int(number[1:-1].split(":")[-1]))
+            elif number[0].isdigit():
+                highest[kind] = max(highest[kind], int(number.split(".")[0]))
+    return highest["v"] + 1, highest["a"] + 1
 
 
 class Machine:
-    def __init__(self, prog, nwg, nwaves, mem, lds_size, arch, opts):
-        W = self.W = nwg * nwaves
-        self.prog, self.nwg, self.nw, self.mem, self.arch, self.opts = (
-            prog,
-            nwg,
-            nwaves,
-            mem,
-            arch,
-            opts,
+    """Registers, LDS and scratch of `groups` workgroups of one kernel, and its decoded blocks."""
+
+    def __init__(
+        self,
+        assembly: AssemblyProgram,
+        groups: int,
+        waves_per_group: int,
+        memory: Memory,
+        lds_size: int,
+        arch: str,
+        options: dict[str, Any],
+    ) -> None:
+        self.program, self.arch = assembly, arch
+        self.memory, self.options = memory, options
+        self.groups, self.waves_per_group = groups, waves_per_group
+        self.waves = groups * waves_per_group
+        self._make_registers()
+        self._make_local_memory(lds_size)
+        self._make_counters()
+        self.mode = FloatMode.of_descriptor(assembly.descriptor)
+        self.mode_at_start = self.mode.copy()
+        self.clock = 0
+        names = {instruction.op for instruction in assembly.instructions}
+        self.may_flush = self.mode.flush_f32 or any(
+            name.startswith(("s_setreg", "s_denorm_mode")) for name in names
         )
-        nv, na = 1, 0
-        for ins in prog.ins:
-            for o in ins.ops:
-                o = o.lstrip("-|").rstrip("|")
-                k = o[:1]
-                if k in "va" and len(o) > 1 and (o[1] == "[" or o[1].isdigit()):
-                    hi = int(o[2:-1].split(":")[-1]) if o[1] == "[" else int(o[1:].split(".")[0])
-                    if k == "v":
-                        nv = max(nv, hi + 1)
-                    else:
-                        na = max(na, hi + 1)
-        self.nv = nv
-        self.V = np.empty((nv + na, W, 64), u32)
-        self.Vf, self.Vi = self.V.view(f32), self.V.view(i32)
-        self.V16 = self.V.view(u16).reshape(nv + na, W, 64, 2)
-        self.Vh, self.Vs = self.V16.view(f16), self.V16.view(i16)
-        self.S = np.zeros((W, 128), u32)
-        self.Si, self.Sf, self.S64, self.S8 = (
-            self.S.view(i32),
-            self.S.view(f32),
-            self.S.view(u64),
-            self.S.view(u8),
+        self.has_direct_to_lds = any("_load_lds_" in name for name in names) or any(
+            instruction.op.startswith("buffer_load") and "lds" in instruction.modifiers
+            for instruction in assembly.instructions
         )
-        self.EX, self.full = np.ones((W, 64), bool), True
-        self.act, self.allact, self.nact = np.ones((W, 1), bool), True, W
-        self.scc = np.zeros((W, 1), bool)
-        self.pc, self.status = np.zeros(W, i64), np.zeros(W, i64)
-        self.wgid = np.repeat(np.arange(nwg), nwaves)
-        self.lds_size = lds_size
-        self.lds_stride = (lds_size + 63) // 64 * 64 + 64
-        self.lds = np.zeros(nwg * self.lds_stride, u8)
-        self.lds32, self.lds16 = self.lds.view(u32), self.lds.view(u16)
-        # 16 bytes travel as one complex number: NumPy copies its bits as they are
-        self.lds_wide = {4: self.lds32, 8: self.lds.view(u64), 16: self.lds.view(np.complex128)}
-        self.lds_base = (self.wgid * self.lds_stride).astype(i64)[:, None]
-        self.lds_lane_base = np.repeat(self.lds_base[:, 0], 64)
+        # Direct-to-LDS loads whose LDS write is held back, and per wave how many vector memory
+        # operations were issued (direct_to_lds.py).
+        self.held_back: list[Any] = []
+        self.vector_memory_issued = np.zeros(self.waves, i64)
+        self.data_symbols: dict[str, Any] = {}
+        self.thread_ids: dict[tuple[int, ...], Any] = {}
+        self._find_blocks()
+        self.nbytes = (
+            self.vgprs.nbytes
+            + self.lds.nbytes
+            + self.scratch.nbytes
+            + BYTES_PER_DECODED_INSTRUCTION * len(assembly.instructions)
+        )
+
+    def _make_registers(self) -> None:
+        waves = self.waves
+        vgprs, agprs = register_counts(self.program)
+        self.vgpr_count = vgprs  # a registers are the rows behind
+        # One row more: the high half of a 64-bit operand that ends with the last register.
+        self.vgprs = np.empty((vgprs + agprs + 1, waves, 64), u32)
+        self.vgprs_f32, self.vgprs_i32 = self.vgprs.view(f32), self.vgprs.view(i32)
+        self.vgprs_u16 = self.vgprs.view(u16).reshape(len(self.vgprs), waves, 64, 2)
+        self.vgprs_f16, self.vgprs_i16 = self.vgprs_u16.view(f16), self.vgprs_u16.view(i16)
+        self.sgprs = np.zeros((waves, 128), u32)
+        self.sgprs_f32 = self.sgprs.view(f32)
+        self.sgprs_u64, self.sgprs_u8 = self.sgprs.view(u64), self.sgprs.view(u8)
+        self.scc = np.zeros((waves, 1), bool)
+        # exec_mask: EXEC of the running waves, False in the others; all_lanes: it is True all over
+        self.exec_mask, self.all_lanes = np.ones((waves, 64), bool), True
+        self.running, self.all_running = np.ones((waves, 1), bool), True
+        self.running_count = waves
+        self.pc, self.status = np.zeros(waves, i64), np.zeros(waves, i64)
+        self.group_of_wave = np.repeat(np.arange(self.groups), self.waves_per_group)
+        self.group_number = np.zeros(waves, i64)  # in the grid
         self.lane = np.arange(64, dtype=i64)
-        self.scratch_size = (
-            (int(prog.meta.get(".private_segment_fixed_size", 0) or 0) + 15) // 16 * 16
-        )
-        self.scratch = np.zeros(W * 64 * self.scratch_size + 16, u8)
-        self.scratch_base = (np.arange(W * 64, dtype=i64) * self.scratch_size).reshape(W, 64)
-        self.mode = {
-            "ftz32": (int(prog.kd.get("float_denorm_mode_32", 3)) & 3) != 3,
-            "ftz16": (int(prog.kd.get("float_denorm_mode_16_64", 3)) & 3) != 3,
-            "round32": int(prog.kd.get("float_round_mode_32", 0)),
-            "fp16_ovfl": int(prog.kd.get("fp16_overflow", 0) or 0),
-        }
-        self.mode0 = dict(self.mode)
-        self.epoch = np.zeros(nwg, i64)  # barriers passed per workgroup
-        self.races, self.race_log = None, []
-        if opts.get("races"):
-            self.races = [
-                np.full(len(self.lds), -1, i64) for _ in range(4)
-            ]  # last writer, its epoch, last reader (-2: several), its epoch
+
+    def _make_local_memory(self, lds_size: int) -> None:
+        self.lds_size = lds_size
+        stride = (lds_size + 63) // 64 * 64 + 64
+        self.lds = np.zeros(self.groups * stride, u8)
+        self.lds_u32, self.lds_u16 = self.lds.view(u32), self.lds.view(u16)
+        # 16 bytes travel as one complex number: NumPy copies its bits as they are
+        self.lds_wide = {4: self.lds_u32, 8: self.lds.view(u64), 16: self.lds.view(np.complex128)}
+        self.lds_base = (self.group_of_wave * stride).astype(i64)[:, None]
+        self.lds_lane_base = np.repeat(self.lds_base[:, 0], 64)
+        size = int(self.program.metadata.get(".private_segment_fixed_size", 0) or 0)
+        self.scratch_size = (size + 15) // 16 * 16
+        lanes = self.waves * 64
+        self.scratch = np.zeros(lanes * self.scratch_size + 16, u8)
+        base = np.arange(lanes, dtype=i64) * self.scratch_size
+        self.scratch_base = base.reshape(self.waves, 64)
+
+    def _make_counters(self) -> None:
+        self.epoch = np.zeros(self.groups, i64)  # barriers passed per workgroup
+        self.race_log: list[str] = []
+        # by LDS byte: last writer, its epoch, last reader (-2: several), its epoch
+        self.races: list[Any] | None = None
+        if self.options.get("races"):
+            self.races = [np.full(len(self.lds), -1, i64) for _ in range(4)]
         self.bytes = {
             "global_load": 0,
             "global_store": 0,
@@ -119,265 +176,188 @@ class Machine:
             "scratch": 0,
         }
         self.sectors = {"load": 0, "store": 0}
-        self.lds_cycles = [0, 0]  # [estimated, conflict-free]
-        self.steps = 0
-        self.clock = 0
-        self.vmq = []  # outstanding direct-to-LDS / VMEM operations (lazy mode)
-        ops = {i.op for i in prog.ins}
-        self.may_ftz = self.mode["ftz32"] or any(
-            o.startswith(("s_setreg", "s_denorm_mode")) for o in ops
-        )
-        self.has_dma = any("_load_lds_" in o for o in ops) or any(
-            i.op.startswith("buffer_load") and "lds" in i.mods for i in prog.ins
-        )
-        self.vmi = np.zeros(W, i64)
-        self.wg_linear = np.zeros(W, i64)
-        self.syms = {}
-        self.thread_ids = {}
-        self.nbytes = (
-            self.V.nbytes + self.lds.nbytes + self.scratch.nbytes + 4000 * len(prog.ins)
-        )  # decoded blocks: about 4 kB an instruction
-        self._build_blocks()
+        self.lds_cycles = [0, 0]  # estimated, without conflicts
+        self.steps = 0  # basic blocks executed
 
-    def reset(self, mem, opts):
-        """for another launch of the same kernel with the same number of waves"""
-        self.mem, self.opts = mem, opts
-        for s, b in self.syms.items():
-            mem.add(b.ctypes.data, len(b), f".rodata {s}", b)
-        for d in (self.bytes, self.sectors, self.visits):
-            for k in d:
-                d[k] = 0
+    def reset(self, memory: Memory, options: dict[str, Any]) -> None:
+        """Make ready for another launch of the same kernel with the same number of waves."""
+        self.memory, self.options = memory, options
+        for name, data in self.data_symbols.items():
+            memory.add(data.ctypes.data, len(data), f".rodata {name}", data)
+        for counter in (self.bytes, self.sectors, self.visits):
+            for key in counter:
+                counter[key] = 0  # type: ignore[index]
         self.lds_cycles[:] = [0, 0]
         self.steps = self.clock = 0
         self.race_log.clear()
-        self.mode.update(self.mode0)
+        self.mode.set(self.mode_at_start)
 
-    def code_addr(self, i):
-        return 0x7F00_0000_0000 + 4 * i  # made-up addresses: only differences and returns matter
+    # ---- addresses -----------------------------------------------------------------------------
+    def code_address(self, index: int) -> int:
+        """A made-up address of an instruction: only differences and returns matter."""
+        return 0x7F00_0000_0000 + 4 * index
 
-    def sym_addr(self, s):
-        if s in self.prog.labels:
-            return self.code_addr(self.prog.labels[s])
-        if s not in self.syms:
-            b = np.frombuffer(self.prog.data[s] + b"\0" * 64, dtype=u8).copy()
-            self.syms[s] = b
-            self.mem.add(b.ctypes.data, len(b), f".rodata {s}", b)
-        return self.syms[s].ctypes.data
+    def symbol_address(self, name: str) -> int:
+        """The address of a label or of initialised data, which becomes readable memory."""
+        if name in self.program.labels:
+            return self.code_address(self.program.labels[name])
+        if any(symbol == name for symbol, *_ in self.program.relocations):
+            raise Unsupported(f"data {name} that holds addresses of symbols")
+        if name not in self.data_symbols:
+            data = np.frombuffer(self.program.data[name] + b"\0" * 64, dtype=u8).copy()
+            self.data_symbols[name] = data
+            self.memory.add(data.ctypes.data, len(data), f".rodata {name}", data)
+        return self.data_symbols[name].ctypes.data
 
     # ---- program -> basic blocks ----------------------------------------------------------------
-    def _build_blocks(self):
-        P = self.prog
-        lead = {0, *P.labels.values()}
-        for i, ins in enumerate(P.ins):
-            if ins.op in TERM:
-                lead.add(i + 1)
-        lead = sorted(x for x in lead if x <= len(P.ins))
-        self.leads = {x: n for n, x in enumerate(lead)}
-        self.nxt = {
-            x: (lead[n + 1] if n + 1 < len(lead) else len(P.ins)) for n, x in enumerate(lead)
-        }
-        self.blk, self.blkcnt, self.ins_of, self.visits = {}, {}, {}, {}
-        self.polls = set()
+    def _find_blocks(self) -> None:
+        instructions = self.program.instructions
+        starts = {0, *self.program.labels.values()}
+        starts |= {i + 1 for i, ins in enumerate(instructions) if ins.op in TERMINATORS}
+        ordered = sorted(start for start in starts if start <= len(instructions))
+        ends = [*ordered[1:], len(instructions)]
+        self.block_end = dict(zip(ordered, ends, strict=True))
+        # decoded on first use: first instruction -> (functions, function that gives the next pc)
+        self.blocks: dict[int, tuple[tuple[Callable[[], Any], ...], Callable[[], int]]] = {}
+        self.block_classes: dict[int, dict[str, int]] = {}
+        self.instruction_of: dict[int, Instruction] = {}  # by id of the function
+        self.visits: dict[int, int] = {}  # waves that executed the block
+        self.polls: set[int] = set()  # blocks that poll memory at system scope
 
-    def compile_block(self, pc):
-        P = self.prog
-        if pc >= len(P.ins) or pc not in self.nxt:
-            raise EmuError(f"program counter ran off the code (instruction {pc})")
-        ops, term, cnt = [], None, {}
-        end = self.nxt[pc]
-        for i in range(pc, end):
-            ins = P.ins[i]
-            k = klass(ins.op)
-            cnt[k] = cnt.get(k, 0) + 1
+    def compile_block(self, pc: int) -> tuple[tuple[Callable[[], Any], ...], Callable[[], int]]:
+        """Decode the basic block at `pc`; called when it is reached for the first time."""
+        if pc >= len(self.program.instructions) or pc not in self.block_end:
+            raise EmuError(
+                f"kernel {self.program.kernel}: the program counter ran off the code "
+                f"(instruction {pc})"
+            )
+        end = self.block_end[pc]
+        functions: list[Callable[[], Any]] = []
+        terminator: Callable[[], int] = lambda: end  # noqa: E731
+        classes: dict[str, int] = {}
+        for index in range(pc, end):
+            instruction = self.program.instructions[index]
+            kind = instruction_class(instruction.op)
+            classes[kind] = classes.get(kind, 0) + 1
             try:
-                if ins.op in TERM:
-                    term = compile_term(self, ins, i)
-                    self.ins_of[id(term)] = ins
+                if instruction.op in TERMINATORS:
+                    terminator = compile_terminator(self, instruction, index)
+                    self.instruction_of[id(terminator)] = instruction
                     break
-                f = compile_ins(self, ins, i)
-            except EmuError as e:
-                raise type(e)(f"{e}\n  in: {ins.text}   [line {ins.line}, {ins.loc}]") from None
-            except (ValueError, KeyError, IndexError, TypeError, AssertionError) as e:
-                raise Unsupported(
-                    f"cannot decode ({type(e).__name__}: {e})\n  in: {ins.text}   [line {ins.line}, {ins.loc}]"
-                ) from e
-            if f is not None:
-                ops.append(f)
-                self.ins_of[id(f)] = ins
-        if term is None:
-            nx = end
-            term = lambda: nx
-        b = self.blk[pc] = (tuple(ops), term)
-        self.blkcnt[pc] = cnt
-        if any(polls_system_memory(i) for i in P.ins[pc:end]):
+                function = compile_instruction(self, instruction, index)
+            except EmuError as error:
+                raise self.error_at(error, instruction) from None
+            except (ValueError, KeyError, IndexError, TypeError, AssertionError) as error:
+                failure = Unsupported(f"cannot decode ({type(error).__name__}: {error})")
+                raise self.error_at(failure, instruction) from error
+            if function is not None:
+                functions.append(function)
+                self.instruction_of[id(function)] = instruction
+        block = self.blocks[pc] = (tuple(functions), terminator)
+        self.block_classes[pc] = classes
+        if any(polls_system_memory(ins) for ins in self.program.instructions[pc:end]):
             self.polls.add(pc)
         self.visits[pc] = 0
-        return b
+        return block
 
-    # ---- masks ------------------------------------------------------------------------------------
-    def upd_exec(self):
-        if self.allact and (self.S64[:, EXEC // 2] == u64(0xFFFFFFFFFFFFFFFF)).all():
-            if not self.full:
-                self.EX[...] = True
-                self.full = True
+    # ---- masks ---------------------------------------------------------------------------------
+    def update_exec(self) -> None:
+        """Follow a write to EXEC, or a change of the running waves."""
+        if self.all_running and (self.sgprs_u64[:, EXEC // 2] == ALL_LANES).all():
+            if not self.all_lanes:
+                self.exec_mask[...] = True
+                self.all_lanes = True
             return
-        b = unpack(self.S8, EXEC)
-        if not self.allact:
-            b = b & self.act
-        self.EX[...] = b
-        self.full = False
+        mask = unpack_mask(self.sgprs_u8, EXEC)
+        if not self.all_running:
+            mask = mask & self.running
+        self.exec_mask[...] = mask
+        self.all_lanes = False
 
-    def set_act(self, a):
-        self.act[:, 0] = a
-        self.nact = int(a.sum())
-        self.allact = self.nact == self.W
-        self.upd_exec()
+    def set_running(self, waves: Any) -> None:
+        """Choose the waves (bool per wave) that the next instructions act on."""
+        self.running[:, 0] = waves
+        self.running_count = int(waves.sum())
+        self.all_running = self.running_count == self.waves
+        self.update_exec()
 
-    # ---- run --------------------------------------------------------------------------------------
-    def release(self):
-        """let go the workgroups whose live waves have all arrived at the barrier"""
-        st = self.status.reshape(self.nwg, self.nw)
-        bar = st == BAR
-        ok = bar.any(1) & (bar | (st == END)).all(1)
-        if ok.any():
-            st[np.repeat(ok[:, None], self.nw, 1) & bar] = RUN
-            self.epoch += ok
-        return ok.any()
+    # ---- a batch of workgroups -----------------------------------------------------------------
+    def start(
+        self,
+        workgroups: Any,
+        grid: tuple[int, ...],
+        block: tuple[int, ...],
+        linear: bool,
+        sgprs: list[int],
+        id_axes: list[int],
+        poison: bool,
+    ) -> None:
+        """Put the waves of these workgroups at their beginning, everything else poisoned.
 
-    def start(self, workgroups, grid, block, linear, sgprs, id_axes, poison):
-        """put the waves of these workgroups at their beginning; registers, LDS and scratch hold poison"""
-        n, nw = len(workgroups), self.nw
+        workgroups: their linear numbers in the grid. block: threads of a workgroup by axis;
+        linear: v0 is the plain thread number. sgprs: the user SGPRs; the workgroup ids of id_axes
+        follow them (LLVM's "User Guide for AMDGPU Backend", initial kernel execution state).
+        """
+        count, per_group = len(workgroups), self.waves_per_group
         if poison:
-            self.V.fill(0x7FC0DEAD)  # NaN patterns: reading what was never written shows
-            self.lds.fill(0xA5)
-            self.scratch.fill(0xA5)
-        self.S.fill(0x7FC0BEEF if poison else 0)
+            self.vgprs.fill(VECTOR_POISON)
+            self.lds.fill(BYTE_POISON)
+            self.scratch.fill(BYTE_POISON)
+        self.sgprs.fill(SCALAR_POISON if poison else 0)
         self.scc.fill(False)
         self.epoch.fill(0)
-        for q in self.races or ():
-            q.fill(-1)
-        wg = np.zeros(self.nwg, i64)
-        wg[:n] = workgroups
-        self.S[:, : len(sgprs)] = sgprs
-        j = len(sgprs)
-        for axis in id_axes:
-            below = 1 if axis == 0 else grid[0] if axis == 1 else grid[0] * grid[1]
-            self.S[:, j] = np.repeat(wg // below % grid[axis], nw)
-            j += 1
-        self.S[:, 102:104] = 0
+        for notes in self.races or ():
+            notes.fill(-1)
+        numbers = np.zeros(self.groups, i64)
+        numbers[:count] = workgroups
+        self.sgprs[:, : len(sgprs)] = sgprs
+        for column, axis in enumerate(id_axes, len(sgprs)):
+            below = (1, grid[0], grid[0] * grid[1])[axis]
+            self.sgprs[:, column] = np.repeat(numbers // below % grid[axis], per_group)
+        self.sgprs[:, FLAT_SCRATCH : FLAT_SCRATCH + 2] = 0
         threads = block[0] * block[1] * block[2]
-        self.S64[:, EXEC // 2] = u64(0xFFFFFFFFFFFFFFFF)
+        self.sgprs_u64[:, EXEC // 2] = ALL_LANES
         if threads % 64:
-            self.S64[nw - 1 :: nw, EXEC // 2] = (1 << (threads % 64)) - 1
+            self.sgprs_u64[per_group - 1 :: per_group, EXEC // 2] = (1 << (threads % 64)) - 1
         if block not in self.thread_ids:  # packed into v0 since gfx90a
-            t = np.arange(64)[None] + 64 * (np.arange(self.W) % nw)[:, None]
-            x, y, z = t % block[0], t // block[0] % block[1], t // (block[0] * block[1])
-            self.thread_ids[block] = (t if linear else x | y << 10 | z << 20).astype(u32)
-        self.V[0] = self.thread_ids[block]
-        self.wg_linear[:] = np.repeat(wg, nw)
-        self.vmq.clear()
-        self.vmi.fill(0)
-        self.status[: n * nw] = RUN
-        self.status[n * nw :] = END
-        self.set_act(self.status == RUN)
+            thread = np.arange(64)[None] + 64 * (np.arange(self.waves) % per_group)[:, None]
+            x, y, z = (
+                thread % block[0],
+                thread // block[0] % block[1],
+                thread // (block[0] * block[1]),
+            )
+            ids = thread if linear else x | y << 10 | z << 20
+            self.thread_ids[block] = ids.astype(u32)
+        self.vgprs[0] = self.thread_ids[block]
+        self.group_number[:] = np.repeat(numbers, per_group)
+        self.held_back.clear()
+        self.vector_memory_issued.fill(0)
+        self.status[: count * per_group] = RUN
+        self.status[count * per_group :] = END
+        self.set_running(self.status == RUN)
 
-    def _wait(self, pc, step, alone):
-        """a block that polls memory at system scope was reached: give the CPU away, give up after wait_timeout"""
-        if step - self.poll_step > 24:  # not the next round of the same loop
-            self.poll_count = 0
-        self.poll_step = step
-        self.poll_count += 1
-        if self.poll_count == 1:
-            self.poll_since = time.monotonic()
-        elif self.poll_count > 8:
-            if alone:  # otherwise go() lets the waves at other places run
-                time.sleep(min(20e-6 * 2 ** (self.poll_count >> 6), 1e-3))
-            limit = self.opts.get("wait_timeout", 0)
-            if limit and time.monotonic() - self.poll_since > limit:
-                ins = next(i for i in self.prog.ins[pc : self.nxt[pc]] if polls_system_memory(i))
-                raise WaitTimeout(
-                    f"kernel {self.prog.kernel} has polled memory for {limit:g} s without an answer: "
-                    f"is the process it waits for alive?\n  at: {ins.text}   [asm line {ins.line}, {ins.loc}]"
-                )
+    # ---- reports -------------------------------------------------------------------------------
+    def error_at(self, error: EmuError, instruction: Instruction | None) -> EmuError:
+        """The same error with the kernel's name, the instruction and what its base points to."""
+        message = f"kernel {self.program.kernel}: {error}"
+        if instruction is not None:
+            message += self.memory.note_of_base(self, instruction)
+            message += f"\n  at: {instruction.where()}"
+        return type(error)(message)
 
-    def go(self, entry):
-        self.pc.fill(entry)
-        last_run = np.zeros(self.W, i64)
-        step, spin = 0, self.opts.get("fair", 4096)
-        limit = self.opts.get("max_blocks", 0)
-        blk, visits, polls = self.blk, self.visits, self.polls
-        self.poll_step, self.poll_count = -100, 0
-        prev_act, force, left = None, None, 0
-        while True:
-            run = self.status == RUN
-            if not run.any():
-                if (self.status == BAR).any():
-                    if self.release():
-                        continue
-                    raise EmuError(
-                        "deadlock at s_barrier: waves wait for a wave that has not arrived"
-                    )
-                break
-            pcs = self.pc[run]
-            lo = int(pcs.min())
-            uni = lo == int(pcs.max())
-            if not uni:  # fairness: a spinning low-pc group must not starve the others
-                if left <= 0 and (self.poll_count > 8 or step - int(last_run[run].min()) > spin):
-                    force, left = last_run == last_run[run].min(), 256
-                if left > 0:
-                    left -= 1
-                    fr = run & force
-                    if fr.any():
-                        lo = int(self.pc[fr].min())
-                    else:
-                        left = 0
-            a = run & (self.pc == lo)
-            if prev_act is None or not np.array_equal(a, prev_act):
-                self.set_act(a)
-                prev_act = a
-            last_run[a] = step
-            pc, n = lo, self.nact
-            while True:
-                b = blk.get(pc) or self.compile_block(pc)
-                visits[pc] += n
-                step += 1
-                if pc in polls:
-                    self._wait(pc, step, uni)
-                f = None
-                try:
-                    for f in b[0]:
-                        f()
-                    f = b[1]
-                    pc = f()
-                except EmuError as e:
-                    raise type(e)(self._where(e, f)) from None
-                except (IndexError, ValueError, TypeError, FloatingPointError) as e:
-                    raise EmuError(self._where(f"{type(e).__name__}: {e}", f)) from e
-                if pc < 0 or not uni:
-                    break
-                if limit and step > limit:
-                    break
-            if pc >= 0:
-                self.pc[a] = pc
-            if limit and step > limit:
-                raise EmuError(f"more than {limit} basic blocks executed (endless loop?)")
-        self.steps += step
+    def lines(self, count: int = 12) -> dict[str, int]:
+        """The source lines with the most executed wave instructions."""
+        counts: dict[str, int] = {}
+        for pc, visits in self.visits.items():
+            for index in range(pc, self.block_end[pc]) if visits else ():
+                location = self.program.instructions[index].location
+                counts[location] = counts.get(location, 0) + visits
+        return dict(sorted(counts.items(), key=lambda item: -item[1])[:count])
 
-    def _where(self, e, f):
-        ins = self.ins_of.get(id(f))
-        return f"{e}\n  at: {ins.text}   [asm line {ins.line}, {ins.loc}]" if ins else str(e)
-
-    def lines(self, n=12):
-        """source lines with the most executed wave instructions"""
-        c = {}
-        for pc, v in self.visits.items():
-            for i in range(pc, self.nxt[pc]) if v else ():
-                c[self.prog.ins[i].loc] = c.get(self.prog.ins[i].loc, 0) + v
-        return dict(sorted(c.items(), key=lambda x: -x[1])[:n])
-
-    def stats(self):
-        c = {}
-        for pc, n in self.visits.items():
-            for k, m in self.blkcnt[pc].items():
-                c[k] = c.get(k, 0) + n * m
-        return c
+    def stats(self) -> dict[str, int]:
+        """Executed wave instructions by class."""
+        counts: dict[str, int] = {}
+        for pc, visits in self.visits.items():
+            for kind, times in self.block_classes[pc].items():
+                counts[kind] = counts.get(kind, 0) + visits * times
+        return counts

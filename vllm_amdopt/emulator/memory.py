@@ -2,177 +2,226 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import numpy as np
 
+from .assembly import Instruction
 from .definitions import HOSTCALL, MemFault, Unsupported, u8, u16, u32, u64
+from .registers import parse_register
+
+ADDRESS_BITS = (1 << 48) - 1
+HOSTCALL_BYTES = 65536
 
 
 class _HostBytes:
-    """n bytes of this process at an address, for np.asarray (a ctypes array type per size would never be freed)"""
+    """Bytes of this process, for np.asarray (a ctypes array type per size would never be freed)."""
 
     __slots__ = ("__array_interface__",)
 
-    def __init__(self, address, n):
+    def __init__(self, address: int, count: int) -> None:
         self.__array_interface__ = {
             "data": (address, False),
-            "shape": (n,),
+            "shape": (count,),
             "typestr": "|u1",
             "version": 3,
         }
 
 
 class Region:
-    __slots__ = ("ab", "base", "end", "keep", "name", "u8", "u16", "u32", "u64", "wide")
+    """One buffer, seen in units of 1 to 16 bytes from an address aligned to 16."""
 
-    def __init__(self, base, nbytes, name, keep=None):
+    __slots__ = ("base", "end", "keep", "name", "origin", "u8", "u16", "u32", "u64", "wide")
+
+    def __init__(self, base: int, nbytes: int, name: str, keep: Any = None) -> None:
         self.base, self.end, self.name, self.keep = base, base + nbytes, name, keep
-        self.ab = base & ~15
-        n = ((self.end + 15) & ~15) - self.ab
-        self.u8 = np.asarray(_HostBytes(self.ab, n))
+        self.origin = base & ~15
+        count = ((self.end + 15) & ~15) - self.origin
+        self.u8 = np.asarray(_HostBytes(self.origin, count))
         self.u16, self.u32, self.u64 = self.u8.view(u16), self.u8.view(u32), self.u8.view(u64)
         self.wide = self.u8.view(np.complex128)  # 16 bytes travel as one complex number
 
+    def load(self, addresses: Any, size: int) -> Any:
+        """u32 (lanes,) for 1 and 2 bytes, (lanes, dwords) for multiples of 4; any alignment"""
+        at = addresses - self.origin
+        if size == 1:
+            return self.u8[at].astype(u32)
+        low_bits = int(np.bitwise_or.reduce(at))
+        if size == 2:
+            if low_bits & 1 == 0:
+                return self.u16[at >> 1].astype(u32)
+            return self.u8[at].astype(u32) | (self.u8[at + 1].astype(u32) << u32(8))
+        if low_bits & 3:
+            return self.u8[at[:, None] + np.arange(size)].view(u32)
+        at >>= 2
+        dwords = size // 4
+        if dwords == 1:
+            return self.u32.take(at)[:, None]
+        if dwords == 2 and low_bits & 7 == 0:
+            return self.u64.take(at >> 1).view(u32).reshape(-1, 2)
+        if dwords == 4 and low_bits & 15 == 0:
+            return self.wide.take(at >> 2).view(u32).reshape(-1, 4)
+        return self.u32[at[:, None] + np.arange(dwords)]
+
+    def store(self, addresses: Any, size: int, data: Any) -> None:
+        """The opposite of `load`."""
+        at = addresses - self.origin
+        if size == 1:
+            self.u8[at] = data.astype(u8)
+            return
+        low_bits = int(np.bitwise_or.reduce(at))
+        if size == 2:
+            if low_bits & 1 == 0:
+                self.u16[at >> 1] = data.astype(u16)
+            else:
+                self.u8[at] = data.astype(u8)
+                self.u8[at + 1] = (data >> u32(8)).astype(u8)
+            return
+        if low_bits & 3:
+            self.u8[at[:, None] + np.arange(size)] = np.ascontiguousarray(data).view(u8)
+            return
+        at >>= 2
+        dwords = size // 4
+        if dwords == 1:
+            self.u32[at] = data.reshape(-1)
+        elif dwords == 2 and low_bits & 7 == 0:
+            self.u64[at >> 1] = np.ascontiguousarray(data).view(u64).reshape(-1)
+        elif dwords == 4 and low_bits & 15 == 0:
+            self.wide[at >> 2] = np.ascontiguousarray(data).view(np.complex128).reshape(-1)
+        else:
+            self.u32[at[:, None] + np.arange(dwords)] = data
+
 
 class Memory:
-    """Global memory = the registered host buffers and nothing else: any other address is a fault."""
+    """The buffers of one launch. Addresses are those of this process; any other is a fault."""
 
-    def __init__(self):
-        self.regs, self.last = [], None
+    def __init__(self) -> None:
+        self.regions: list[Region] = []
+        self.last: Region | None = None  # the region of the access before
 
-    def add(self, base, nbytes, name, keep=None):
+    def add(self, base: int, nbytes: int, name: str, keep: Any = None) -> None:
+        """Make memory reachable; `keep` is what must live as long. Overlapping ones are joined."""
         if nbytes <= 0 or not base:
             return
-        for r in self.regs:
-            if r.base <= base and base + nbytes <= r.end:
-                return
-        over = [r for r in self.regs if base < r.end and r.base < base + nbytes]
-        for r in over:
-            self.regs.remove(r)
-            nb = min(base, r.base)
-            nbytes = max(base + nbytes, r.end) - nb
-            base = nb
-            name = r.name + "|" + name
-            keep = (keep, r.keep)
-        self.regs.append(Region(base, nbytes, name, keep))
-        self.last = self.regs[-1]
+        if self.find(base, base + nbytes):
+            return
+        overlapping = [r for r in self.regions if base < r.end and r.base < base + nbytes]
+        for region in overlapping:
+            self.regions.remove(region)
+            start = min(base, region.base)
+            nbytes = max(base + nbytes, region.end) - start
+            base, name, keep = start, f"{region.name}|{name}", (keep, region.keep)
+        self.last = Region(base, nbytes, name, keep)
+        self.regions.append(self.last)
 
-    def describe(self, a):
-        if HOSTCALL <= a < HOSTCALL + 65536:
+    def describe(self, address: int) -> str:
+        """An address that no buffer covers, in relation to the nearest one."""
+        if HOSTCALL <= address < HOSTCALL + HOSTCALL_BYTES:
             raise Unsupported(
-                "host call: a tl.device_assert failed or tl.device_print ran (printing from the device is not emulated)"
+                "host call: a tl.device_assert failed or tl.device_print ran "
+                "(printing from the device is not emulated)"
             )
-        best = min(self.regs, key=lambda r: min(abs(a - r.base), abs(a - r.end)), default=None)
-        return f"{a:#x}" + (
-            f" (nearest buffer {best.name} [{best.base:#x}, {best.end:#x}), {best.end - best.base} bytes: offset {a - best.base})"
-            if best
-            else ""
+        if not self.regions:
+            return f"{address:#x}"
+        near = min(self.regions, key=lambda r: min(abs(address - r.base), abs(address - r.end)))
+        return (
+            f"{address:#x} (nearest buffer {near.name} [{near.base:#x}, {near.end:#x}), "
+            f"{near.end - near.base} bytes: offset {address - near.base})"
         )
 
-    def find(self, lo, hi):
-        for r in self.regs:
-            if r.base <= lo and hi <= r.end:
-                self.last = r
-                return r
+    def note_of_base(self, machine: Any, instruction: Instruction) -> str:
+        """For an error: which buffer the scalar base register of a memory instruction points to.
+
+        The nearest buffer is the allocator's accident; the base is what the kernel meant.
+        """
+        if not instruction.op.startswith(("global_", "buffer_", "s_load", "s_buffer_load")):
+            return ""
+        waves = np.flatnonzero(machine.running[:, 0])
+        for operand in instruction.operands:
+            register = parse_register(operand)
+            if not register or register[0] != "s" or register[2] not in (2, 4) or not len(waves):
+                continue
+            if register[1] & 1 or operand is instruction.operands[0]:
+                continue
+            base = int(machine.sgprs_u64[waves[0], register[1] // 2]) & ADDRESS_BITS
+            for region in self.regions:
+                if region.base <= base < region.end:
+                    return (
+                        f"\n  base {operand}: buffer {region.name}, "
+                        f"{region.end - region.base} bytes, offset {base - region.base}"
+                    )
+        return ""
+
+    def find(self, low: int, high: int) -> Region | None:
+        """The buffer that covers [low, high)."""
+        for region in self.regions:
+            if region.base <= low and high <= region.end:
+                self.last = region
+                return region
         return None
 
-    def _multi(self, a, size, f, what):
-        left = np.ones(len(a), bool)
-        for r in self.regs:
-            m = left & (a >= r.base) & (a + size <= r.end)
-            if m.any():
-                f(r, np.nonzero(m)[0])
-                left &= ~m
+    def _only_region(self, addresses: Any, size: int) -> Region | None:
+        """The buffer that all accesses lie in, usually that of the access before."""
+        low, high = int(addresses.min()), int(addresses.max()) + size
+        last = self.last
+        if last is not None and last.base <= low and high <= last.end:
+            return last
+        return self.find(low, high)
+
+    def _each_region(
+        self, addresses: Any, size: int, action: Callable[[Region, Any], None], what: str
+    ) -> None:
+        """Accesses to several buffers: action(buffer, which of the lanes)."""
+        left = np.ones(len(addresses), bool)
+        for region in self.regions:
+            inside = left & (addresses >= region.base) & (addresses + size <= region.end)
+            if inside.any():
+                action(region, np.nonzero(inside)[0])
+                left &= ~inside
         if left.any():
             raise MemFault(
-                f"{what} of {size} bytes outside every buffer at {self.describe(int(a[left][0]))} ({int(left.sum())} lanes)"
+                f"{what} of {size} bytes outside every buffer at "
+                f"{self.describe(int(addresses[left][0]))} ({int(left.sum())} lanes)"
             )
 
-    def _reg(self, a, size):
-        lo, hi = int(a.min()), int(a.max()) + size
-        r = self.last
-        return r if r is not None and r.base <= lo and hi <= r.end else self.find(lo, hi)
+    def load(self, addresses: Any, size: int) -> Any:
+        """addresses: int64 (lanes,). Result as Region.load's."""
+        region = self._only_region(addresses, size)
+        if region is not None:
+            return region.load(addresses, size)
+        result = np.zeros((len(addresses), max(1, size // 4)), u32)
 
-    def load(self, a, size):
-        """a: int64[n] addresses.  size 1, 2: uint32[n] zero-extended; size 4k: uint32[n, k]"""
-        r = self._reg(a, size)
-        if r is None:
-            out = np.zeros((len(a), max(1, size // 4)), u32)
+        def part(region: Region, lanes: Any) -> None:
+            result[lanes] = region.load(addresses[lanes], size).reshape(len(lanes), -1)
 
-            def part(rr, ix):
-                out[ix] = self._ld(rr, a[ix], size).reshape(len(ix), -1)
+        self._each_region(addresses, size, part, "load")
+        return result if size >= 4 else result[:, 0]
 
-            self._multi(a, size, part, "load")
-            return out if size >= 4 else out[:, 0]
-        return self._ld(r, a, size)
-
-    @staticmethod
-    def _ld(r, a, size):
-        o = a - r.ab
-        if size == 1:
-            return r.u8[o].astype(u32)
-        al = int(np.bitwise_or.reduce(o))
-        if size == 2:
-            if al & 1 == 0:
-                return r.u16[o >> 1].astype(u32)
-            return r.u8[o].astype(u32) | (r.u8[o + 1].astype(u32) << u32(8))
-        k = size // 4
-        if al & 3 == 0:
-            o >>= 2
-            if k == 1:
-                return r.u32.take(o)[:, None]
-            if k == 2 and al & 7 == 0:
-                return r.u64.take(o >> 1).view(u32).reshape(-1, 2)
-            if k == 4 and al & 15 == 0:
-                return r.wide.take(o >> 2).view(u32).reshape(-1, 4)
-            return r.u32[o[:, None] + np.arange(k)]
-        return r.u8[o[:, None] + np.arange(size)].view(u32)
-
-    def store(self, a, size, d):
-        r = self._reg(a, size)
-        if r is None:
-            return self._multi(a, size, lambda rr, ix: self._st(rr, a[ix], size, d[ix]), "store")
-        self._st(r, a, size, d)
-
-    @staticmethod
-    def _st(r, a, size, d):
-        o = a - r.ab
-        if size == 1:
-            r.u8[o] = d.astype(u8)
+    def store(self, addresses: Any, size: int, data: Any) -> None:
+        region = self._only_region(addresses, size)
+        if region is not None:
+            region.store(addresses, size, data)
             return
-        al = int(np.bitwise_or.reduce(o))
-        if size == 2:
-            if al & 1 == 0:
-                r.u16[o >> 1] = d.astype(u16)
-            else:
-                r.u8[o] = d.astype(u8)
-                r.u8[o + 1] = (d >> u32(8)).astype(u8)
-            return
-        k = size // 4
-        if al & 3 == 0:
-            o >>= 2
-            if k == 1:
-                r.u32[o] = d.reshape(-1)
-            elif k == 2 and al & 7 == 0:
-                r.u64[o >> 1] = np.ascontiguousarray(d).view(u64).reshape(-1)
-            elif k == 4 and al & 15 == 0:
-                r.wide[o >> 2] = np.ascontiguousarray(d).view(np.complex128).reshape(-1)
-            else:
-                r.u32[o[:, None] + np.arange(k)] = d
-        else:
-            r.u8[o[:, None] + np.arange(size)] = np.ascontiguousarray(d).view(u8)
 
-    def views(self, a, size, dt):
-        """for atomics: [(typed flat array, index array, which of the lanes)], one entry per buffer touched"""
-        if int(np.bitwise_or.reduce(a)) & (size - 1):
-            raise MemFault(f"misaligned atomic at {self.describe(int(a.min()))}")
-        r = self._reg(a, size)
-        if r is not None:
-            return [(r.u8.view(dt), (a - r.ab) // size, slice(None))]
-        out = []
-        self._multi(
-            a,
-            size,
-            lambda rr, ix: out.append((rr.u8.view(dt), (a[ix] - rr.ab) // size, ix)),
-            "atomic",
-        )
-        return out
+        def part(region: Region, lanes: Any) -> None:
+            region.store(addresses[lanes], size, data[lanes])
+
+        self._each_region(addresses, size, part, "store")
+
+    def views(self, addresses: Any, size: int, numpy_type: Any) -> list[tuple[Any, Any, Any]]:
+        """For atomics: (typed array, indices into it, which of the lanes) per buffer touched."""
+        if int(np.bitwise_or.reduce(addresses)) & (size - 1):
+            raise MemFault(f"misaligned atomic at {self.describe(int(addresses.min()))}")
+        region = self._only_region(addresses, size)
+        if region is not None:
+            places = (addresses - region.origin) // size
+            return [(region.u8.view(numpy_type), places, slice(None))]
+        parts: list[tuple[Any, Any, Any]] = []
+
+        def part(region: Region, lanes: Any) -> None:
+            places = (addresses[lanes] - region.origin) // size
+            parts.append((region.u8.view(numpy_type), places, lanes))
+
+        self._each_region(addresses, size, part, "atomic")
+        return parts

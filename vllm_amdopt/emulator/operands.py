@@ -1,370 +1,371 @@
-"""Operands of an instruction: registers, constants, modifiers, and where results go."""
+"""Operands of an instruction: where values come from and where results go.
+
+`source` and its like return a fixed NumPy view when the value lies somewhere as it is, or a
+function without arguments when it must be computed; `value_of` gives the value of either. Shapes
+broadcast to (waves, 64): vector registers (waves, 64), scalar registers (waves, 1), constants ().
+Destinations are functions that write where EXEC allows.
+"""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
 from .definitions import (
     EXEC,
-    FLAT_SCR,
-    M0,
     PRIVATE_APERTURE,
     SHARED_APERTURE,
     VCC,
     Unsupported,
-    f16,
     f32,
-    f64,
-    i16,
     i32,
-    i64,
-    pack,
+    pack_mask,
     u16,
     u32,
     u64,
 )
+from .registers import (
+    FLOATS,
+    HALF,
+    NUMPY_TYPE,
+    WIDE,
+    constant,
+    high_half_of_constant,
+    parse_register,
+    vgpr_row,
+)
 
-SPECIAL = {
-    "vcc": VCC,
-    "vcc_lo": VCC,
-    "vcc_hi": VCC + 1,
-    "exec": EXEC,
-    "exec_lo": EXEC,
-    "exec_hi": EXEC + 1,
-    "m0": M0,
-    "flat_scratch": FLAT_SCR,
-    "flat_scratch_lo": FLAT_SCR,
-    "flat_scratch_hi": FLAT_SCR + 1,
-    "xnack_mask": 104,
-    "xnack_mask_lo": 104,
-    "xnack_mask_hi": 105,
+Operand = Any  # NumPy array or scalar, or a function that returns one
+Writer = Callable[..., None]  # (value, where=None)
+
+SDWA_SELECT = {
+    **{f"BYTE_{n}": (8 * n, 8) for n in range(4)},
+    **{f"WORD_{n}": (16 * n, 16) for n in range(2)},
 }
-_reg = re.compile(r"^(v|s|a|ttmp|acc)(?:\[(\d+)(?::(\d+))?\]|(\d+))$")
+"""SDWA selections -> (first bit, bits). Source: CDNA4 ISA, 13.3 "SDWA"."""
 
 
-def parse_reg(s):
-    """-> (kind 'v'|'s'|'a', index, count) or None; a registers index rows of V above the v registers"""
-    if s in SPECIAL:
-        return "s", SPECIAL[s], 2 if s in ("vcc", "exec", "flat_scratch", "xnack_mask") else 1
-    m = _reg.match(s)
-    if not m:
+def value_of(operand: Operand) -> Any:
+    """The operand's value now."""
+    return operand() if callable(operand) else operand
+
+
+def bf16_to_f32(bits: Any) -> Any:
+    return (bits.astype(u32) << u32(16)).view(f32)
+
+
+def f32_to_bf16(values: Any) -> Any:
+    """f32 -> bf16 bits (u16), rounded to nearest even; a NaN stays one and becomes quiet."""
+    bits = np.ascontiguousarray(values, dtype=f32).view(u32)
+    rounded = (bits + u32(0x7FFF) + ((bits >> u32(16)) & u32(1))) >> u32(16)
+    nan = (bits & u32(0x7FFFFFFF)) > u32(0x7F800000)
+    return np.where(nan, (bits >> u32(16)) | u32(0x40), rounded).astype(u16)
+
+
+def sign_extended(values: Any, bits: int) -> Any:
+    """The low `bits` bits of u32 values, sign-extended to 32."""
+    return ((values << u32(32 - bits)).view(i32) >> i32(32 - bits)).view(u32)
+
+
+def _symbol_half(machine: Any, text: str, index: int) -> int | None:
+    """`symbol@rel32@lo+4`: half of the distance from what the s_getpc_b64 before returned."""
+    match = re.match(r"^([\w.$@]+?)@(gotpc)?rel32@(lo|hi)(?:\+(\d+))?$", text)
+    if not match:
         return None
-    k = {"ttmp": "s", "acc": "a"}.get(m[1], m[1])
-    lo = int(m[2] or m[4])
-    hi = int(m[3] or lo)
-    if m[1] == "ttmp":
-        lo += 108
-        hi += 108
-    return k, lo, hi - lo + 1
+    if match[2]:
+        raise Unsupported(f"GOT-relative symbol {text}")
+    while index >= 0 and machine.program.instructions[index].op != "s_getpc_b64":
+        index -= 1
+    distance = machine.symbol_address(match[1]) - machine.code_address(index + 1)
+    return (distance if match[3] == "lo" else distance >> 32) & 0xFFFFFFFF
 
 
-DT = {
-    "u": u32,
-    "i": i32,
-    "f": f32,
-    "U": u64,
-    "I": i64,
-    "F": f64,
-    "h": f16,
-    "s": i16,
-    "w": u16,
-    "b": f32,
+_APERTURES = {
+    "src_shared_base": SHARED_APERTURE,
+    "src_shared_limit": 0xFFFFFFFF,
+    "src_private_base": PRIVATE_APERTURE,
+    "src_private_limit": 0xFFFFFFFF,
 }
-SIZE = {"u": 4, "i": 4, "f": 4, "U": 8, "I": 8, "F": 8, "h": 2, "s": 2, "w": 2, "b": 2}
-FLOATS = "fFhb"
 
 
-def sym_value(M, s, i):
-    """symbol@rel32@lo+4 etc.: relative to the value the nearest preceding s_getpc_b64 returned"""
-    m = re.match(r"^([\w.$@]+?)@(?:gotpc)?rel32@(lo|hi)(?:\+(\d+))?$", s)
-    if not m:
-        return None
-    j = i
-    while j >= 0 and M.prog.ins[j].op != "s_getpc_b64":
-        j -= 1
-    if "gotpc" in s:
-        raise Unsupported(f"GOT-relative symbol {s}")
-    d = M.sym_addr(m[1]) - M.code_addr(j + 1)
-    return (d if m[2] == "lo" else d >> 32) & 0xFFFFFFFF
+def _named_source(machine: Any, text: str, code: str, index: int) -> Operand:
+    """What is neither a register nor a constant: symbols, apertures and status bits."""
+    numpy_type = NUMPY_TYPE[code]
+    half = _symbol_half(machine, text, index)
+    if half is not None:
+        return u32(half).view(numpy_type)
+    if text in _APERTURES:
+        address = _APERTURES[text]
+        return (u64(address) if code in WIDE else u32(address >> 32)).view(numpy_type)
+    name = text.removeprefix("src_")
+    if name == "scc":
+        return lambda: machine.scc.astype(numpy_type)
+    if name in ("vccz", "execz"):
+        pair = (VCC if name == "vccz" else EXEC) // 2
+        return lambda: (machine.sgprs_u64[:, pair : pair + 1] == 0).astype(numpy_type)
+    if text in machine.program.labels or text in machine.program.data:
+        return u32(machine.symbol_address(text) & 0xFFFFFFFF)
+    raise Unsupported(f"operand {text!r}")
 
 
-def const(s, ty):
-    """inline constant or literal of an operand of type ty -> numpy scalar, or None"""
-    dt = DT[ty]
-    try:
-        v = int(s, 0)
-    except ValueError:
-        v = None
-    if v is not None:
-        inline = -16 <= v <= 64
-        if ty in "UI":
-            if ty == "I" and not inline and v >> 31 == 1:
-                v -= 1 << 32
-            return u64(v & (1 << 64) - 1).view(dt)
-        if ty == "F":
-            return (u64(v & (1 << 64) - 1) if inline else u64((v & 0xFFFFFFFF) << 32)).view(f64)
-        if ty in "hsw":
-            return u16(v & 0xFFFF).view(dt)
-        if ty == "b":
-            return u32((v & 0xFFFF) << 16).view(f32)
-        return u32(v & 0xFFFFFFFF).view(dt)
-    try:
-        x = float(s)
-    except ValueError:
-        return None
-    if abs(abs(x) - 0.15915494) < 1e-6:
-        x = np.copysign(0.15915494309189532, x)
-    if ty in "FUI":
-        return f64(x).view(dt)
-    if ty in "hsw":
-        return f16(x).view(dt)
-    if ty == "b":
-        return f32(x)
-    return f32(x).view(dt)
+def _scalar_source(machine: Any, number: int, code: str, high: int) -> Operand:
+    numpy_type = NUMPY_TYPE[code]
+    if code in WIDE:
+        if number & 1:
+            low, top = machine.sgprs[:, number : number + 1], number + 1
+            return lambda: (
+                low.astype(u64) | (machine.sgprs[:, top : top + 1].astype(u64) << u64(32))
+            ).view(numpy_type)
+        return machine.sgprs_u64.view(numpy_type)[:, number // 2 : number // 2 + 1]
+    if code in HALF:
+        column = 2 * number + high
+        if code == "b":
+            bits = machine.sgprs.view(u16)[:, column : column + 1]
+            return lambda: bf16_to_f32(bits)
+        return machine.sgprs.view(numpy_type)[:, column : column + 1]
+    return machine.sgprs.view(numpy_type)[:, number : number + 1]
 
 
-def bf2f(x):
-    return (x.astype(u32) << u32(16)).view(f32)
+def source(machine: Any, text: str, code: str, high: int = 0, index: int = 0) -> Operand:
+    """An operand without modifiers, of type `code`.
 
+    high: take bits 31:16 (16-bit types). index: of the instruction, for symbols.
+    """
+    text = text.strip()
+    register = parse_register(text)
+    if register is None:
+        value = constant(text, code)
+        if value is None:
+            return _named_source(machine, text, code, index)
+        return high_half_of_constant(text, code) if high and code in HALF else value
+    if register[0] == "s":
+        return _scalar_source(machine, register[1], code, high)
+    row, numpy_type = vgpr_row(machine, text), NUMPY_TYPE[code]
+    if code in WIDE:
+        low, top = machine.vgprs[row], machine.vgprs[row + 1]
 
-def f2bf(x):
-    """f32 -> bf16 bits (u16), round to nearest even"""
-    b = np.ascontiguousarray(x, dtype=f32).view(u32)
-    r = (b + u32(0x7FFF) + ((b >> u32(16)) & u32(1))) >> u32(16)
-    nan = (b & u32(0x7FFFFFFF)) > u32(0x7F800000)
-    return np.where(nan, (b >> u32(16)) | u32(0x40), r).astype(u16)
-
-
-def src(M, s, ty, hi=0, i=0):
-    """operand -> array (fixed view) or zero-argument callable.  Broadcasts to (W, 64).  hi: use the high half (16-bit types)."""
-    s = s.strip()
-    r = parse_reg(s)
-    if r is None:
-        c = const(s, ty)
-        if c is None:
-            v = sym_value(M, s, i)
-            if v is not None:
-                return u32(v).view(DT[ty])
-            if s in (
-                "src_shared_base",
-                "src_private_base",
-                "src_shared_limit",
-                "src_private_limit",
-            ):
-                v = {"src_shared_base": SHARED_APERTURE, "src_private_base": PRIVATE_APERTURE}.get(
-                    s, 0xFFFFFFFF
-                )
-                return u64(v).view(DT[ty]) if ty in "UIF" else u32(v >> 32).view(DT[ty])
-            if s in ("scc", "src_scc"):
-                return lambda: M.scc.astype(DT[ty])
-            if s in ("vccz", "src_vccz"):
-                return lambda: (M.S64[:, VCC // 2 : VCC // 2 + 1] == 0).astype(DT[ty])
-            if s in ("execz", "src_execz"):
-                return lambda: (M.S64[:, EXEC // 2 : EXEC // 2 + 1] == 0).astype(DT[ty])
-            if s in M.prog.labels or s in M.prog.data:
-                return u32(M.sym_addr(s) & 0xFFFFFFFF)
-            raise Unsupported(f"operand {s!r}")
-        if hi and ty in "hswb":
-            c = DT[ty](0)
-        return c
-    k, n, _cnt = r
-    if k == "s":
-        if ty in "UIF":
-            if n & 1:
-                return lambda: (
-                    M.S[:, n : n + 1].astype(u64) | (M.S[:, n + 1 : n + 2].astype(u64) << u64(32))
-                ).view(DT[ty])
-            return M.S64.view(DT[ty])[:, n // 2 : n // 2 + 1]
-        if ty in "hsw":
-            return M.S.view(DT[ty])[:, 2 * n + hi : 2 * n + hi + 1]
-        if ty == "b":
-            x = M.S.view(u16)[:, 2 * n + hi : 2 * n + hi + 1]
-            return lambda: bf2f(x)
-        return M.S.view(DT[ty])[:, n : n + 1]
-    n = row(M, k, n)
-    if ty in "UIF":
-        a, b, dt = M.V[n], M.V[n + 1], DT[ty]
-
-        def pair():
-            o = b.astype(u64)
-            o <<= u64(32)
-            o |= a
-            return o.view(dt)
+        def pair() -> Any:
+            value = top.astype(u64)
+            value <<= u64(32)
+            value |= low
+            return value.view(numpy_type)
 
         return pair
-    if ty in "hsw":
-        return {"h": M.Vh, "s": M.Vs, "w": M.V16}[ty][n, :, :, hi]
-    if ty == "b":
-        x = M.V16[n, :, :, hi]
-        return lambda: bf2f(x)
-    return {"u": M.V, "i": M.Vi, "f": M.Vf}[ty][n]
+    if code == "b":
+        bits = machine.vgprs_u16[row, :, :, high]
+        return lambda: bf16_to_f32(bits)
+    if code in HALF:
+        return machine.vgprs_u16.view(numpy_type)[row, :, :, high]
+    return machine.vgprs.view(numpy_type)[row]
 
 
-def row(M, k, n):
-    return n if k == "v" else M.nv + n
-
-
-def call(x):
-    return x() if callable(x) else x
-
-
-def modded(M, s, ty, mods, idx, sdwa=None, i=0):
-    """source with neg/abs (textual -x |x|), op_sel and SDWA selects -> array or callable"""
-    s = s.strip()
-    neg = ab = sx = False
-    if s.startswith("neg("):
-        neg, s = True, s[4:-1]
-    elif s.startswith("-") and (
-        s[1:2] == "|" or parse_reg(s[1:]) is not None or s[1:5] in ("abs(", "sext")
+def _split_modifiers(text: str) -> tuple[str, bool, bool, bool]:
+    """`-|v1|`, `neg(abs(v1))`, `sext(v1)` -> (`v1`, negate, absolute, sign-extend)"""
+    negate = absolute = extend = False
+    if text.startswith("neg("):
+        negate, text = True, text[4:-1]
+    elif text.startswith("-") and (
+        text[1:2] == "|" or parse_register(text[1:]) or text[1:5] in ("abs(", "sext")
     ):
-        neg, s = True, s[1:]
-    if s.startswith("|"):
-        ab, s = True, s.strip("|")
-    elif s.startswith("abs("):
-        ab, s = True, s[4:-1]
-    if s.startswith("sext("):
-        sx, s = True, s[5:-1]
-    if s.startswith("-") and parse_reg(s[1:]) is not None:
-        neg, s = True, s[1:]
-    sel = None if sdwa is None else mods.get(f"src{idx}_sel", "DWORD")
-    if sel not in (None, "DWORD"):
-        x0 = src(M, s, "u", i=i)
-        sh, w = {"B": (8 * int(sel[-1]), 8), "W": (16 * int(sel[-1]), 16)}[sel[0]]
+        negate, text = True, text[1:]
+    if text.startswith("|"):
+        absolute, text = True, text.strip("|")
+    elif text.startswith("abs("):
+        absolute, text = True, text[4:-1]
+    if text.startswith("sext("):
+        extend, text = True, text[5:-1]
+    return text, negate, absolute, extend
 
-        def get():
-            x = (call(x0) >> u32(sh)) & u32((1 << w) - 1)
-            if sx:
-                x = ((x << u32(32 - w)).view(i32) >> i32(32 - w)).view(u32)
-            if ty in "hsw":
-                return x.astype(u16).view(DT[ty])
-            if ty == "b":
-                return bf2f(x)
-            return x.view(DT[ty])
 
-        x = get
+def _selected(machine: Any, text: str, code: str, select: str, extend: bool, index: int) -> Operand:
+    """The byte or word of a register that SDWA selects."""
+    if select not in SDWA_SELECT:
+        raise Unsupported(f"SDWA select {select}")
+    whole = source(machine, text, "u", index=index)
+    shift, bits = SDWA_SELECT[select]
+
+    def part() -> Any:
+        value = (value_of(whole) >> u32(shift)) & u32((1 << bits) - 1)
+        if extend:
+            value = sign_extended(value, bits)
+        if code == "b":
+            return bf16_to_f32(value)
+        if code in HALF:
+            return value.astype(u16).view(NUMPY_TYPE[code])
+        return value.view(NUMPY_TYPE[code])
+
+    return part
+
+
+def _with_sign(operand: Operand, code: str, negate: bool, absolute: bool) -> Operand:
+    """Negation and absolute value of a float, or of the sign bit of what may be one."""
+    if code in FLOATS:
+        if negate and absolute:
+            return lambda: -np.abs(value_of(operand))
+        return (lambda: np.abs(value_of(operand))) if absolute else (lambda: -value_of(operand))
+    if code not in ("u", "U"):
+        raise Unsupported("negation or absolute value of an integer")
+    # e.g. v_cndmask_b32: bits move, the modifiers act on bit 31
+    numpy_type = NUMPY_TYPE[code]
+    sign = numpy_type(1 << (63 if code == "U" else 31))
+
+    def with_sign_bit() -> Any:
+        value = value_of(operand)
+        if absolute:
+            value = value & ~sign
+        return value ^ sign if negate else value
+
+    return with_sign_bit
+
+
+def modified_source(
+    machine: Any,
+    text: str,
+    code: str,
+    modifiers: dict[str, Any],
+    position: int,
+    sdwa: bool = False,
+    index: int = 0,
+) -> Operand:
+    """A source with its modifiers: -x, |x|, op_sel of 16-bit types, SDWA's select and sext.
+
+    position: of the source among the sources. Source: CDNA4 ISA, 6.2.1 and 13.3.
+    """
+    text, negate, absolute, extend = _split_modifiers(text.strip())
+    select = modifiers.get(f"src{position}_sel", "DWORD") if sdwa else "DWORD"
+    if select != "DWORD":
+        operand = _selected(machine, text, code, select, extend, index)
     else:
-        osel = mods.get("op_sel") if ty in "hswb" else None
-        x = src(M, s, ty, hi=osel[idx] if osel and idx < len(osel) else 0, i=i)
-        if sx:
+        if extend:
             raise Unsupported("sext without select")
-    if not (neg or ab):
-        return x
-    if ty in FLOATS:
-        if callable(x):
-            return (
-                (lambda: -np.abs(x()))
-                if neg and ab
-                else (lambda: np.abs(x()))
-                if ab
-                else (lambda: -x())
-            )
-        if isinstance(x, np.ndarray):
-            return (
-                (lambda: -np.abs(x)) if neg and ab else (lambda: np.abs(x)) if ab else (lambda: -x)
-            )
-        return -np.abs(x) if neg and ab else np.abs(x) if ab else -x
-    if ty in "u" and (neg or ab):  # e.g. v_cndmask_b32 with float modifiers: acts on the sign bit
-
-        def g():
-            v = call(x)
-            if ab:
-                v = v & u32(0x7FFFFFFF)
-            return v ^ u32(0x80000000) if neg else v
-
-        return g
-    if ty in "U" and (neg or ab):
-
-        def g():
-            v = call(x)
-            if ab:
-                v = v & u64(0x7FFFFFFFFFFFFFFF)
-            return v ^ u64(1 << 63) if neg else v
-
-        return g
-    raise Unsupported(f"neg/abs on {ty}")
+        high = modifiers.get("op_sel", ()) if code in HALF else ()
+        high_half = high[position] if position < len(high) else 0
+        operand = source(machine, text, code, high=high_half, index=index)
+    return _with_sign(operand, code, negate, absolute) if negate or absolute else operand
 
 
-def put(M, s, ty, hi=0, preserve=False, sdwa_sel=None, unused=None):
-    """destination -> function(value, where) ; where None = M.EX (or everything when M.full)"""
-    k, n, _cnt = parse_reg(s)
-    if k == "s":  # v_readlane and friends write through wsgpr; here: masks only
-        raise Unsupported("vector result to SGPR")
-    n = row(M, k, n)
-    EX = M.EX
-    if sdwa_sel not in (None, "DWORD"):
-        sh, w = {"B": (8 * int(sdwa_sel[-1]), 8), "W": (16 * int(sdwa_sel[-1]), 16)}[sdwa_sel[0]]
-        d = M.V[n]
+def _sdwa_destination(machine: Any, row: int, code: str, select: str, unused: str) -> Writer:
+    """Write a byte or word of a register; `unused` says what becomes of the rest."""
+    if select not in SDWA_SELECT:
+        raise Unsupported(f"SDWA select {select}")
+    shift, bits = SDWA_SELECT[select]
+    register, enabled = machine.vgprs[row], machine.exec_mask
+    part = u32((1 << bits) - 1)
 
-        def st(v, where=None):
-            v = np.broadcast_to(np.asarray(v), (M.W, 64))
-            v = np.ascontiguousarray(v)
-            v = f2bf(v) if ty == "b" else v.view({2: u16, 4: u32}[v.dtype.itemsize])
-            v = v.astype(u32) & u32((1 << w) - 1)
-            if unused == "UNUSED_PRESERVE":
-                v = (d & u32(~(((1 << w) - 1) << sh) & 0xFFFFFFFF)) | (v << u32(sh))
-            elif unused == "UNUSED_SEXT":
-                v = (((v << u32(32 - w)).view(i32) >> i32(32 - w)).view(u32)) << u32(sh)
-            else:
-                v = v << u32(sh)
-            np.copyto(d, v, where=EX if where is None else where)
-
-        return st
-    if ty in "UIF":
-        a, b = M.V[n], M.V[n + 1]
-
-        def st(v, where=None):
-            v = np.asarray(v).view(u64)
-            if where is None and M.full:
-                a[...] = v
-                b[...] = v >> u64(32)
-            else:
-                w = EX if where is None else where
-                np.copyto(a, v, where=w, casting="unsafe")
-                np.copyto(b, v >> u64(32), where=w, casting="unsafe")
-
-        return st
-    if ty in "hswb":
-        d, half = M.V[n], M.V16[n, :, :, hi]
-
-        def st(v, where=None):
-            v = np.asarray(v)
-            if ty == "b":
-                v = f2bf(v)
-            elif v.dtype != u16:
-                v = np.ascontiguousarray(v).view(u16)
-            t = half if (hi or preserve) else d
-            np.copyto(t, v, where=EX if where is None else where)
-
-        return st
-    d = {"u": M.V, "i": M.Vi, "f": M.Vf}[ty][n]
-
-    def st(v, where=None):
-        if where is None and M.full:
-            d[...] = v
+    def write(value: Any, where: Any = None) -> None:
+        value = np.ascontiguousarray(np.broadcast_to(np.asarray(value), (machine.waves, 64)))
+        raw = f32_to_bf16(value) if code == "b" else value.view(f"u{value.dtype.itemsize}")
+        raw = raw.astype(u32) & part
+        if unused == "UNUSED_PRESERVE":
+            raw = (register & ~(part << u32(shift))) | (raw << u32(shift))
+        elif unused == "UNUSED_SEXT":
+            raw = sign_extended(raw, bits) << u32(shift)
         else:
-            np.copyto(d, v, where=EX if where is None else where, casting="unsafe")
+            raw = raw << u32(shift)
+        np.copyto(register, raw, where=enabled if where is None else where)
 
-    return st
+    return write
 
 
-def put_mask(M, s):
-    """lane mask result -> SGPR pair (bits of inactive lanes are 0); inactive waves keep theirs"""
-    k, n, _cnt = parse_reg(s)
-    assert k == "s" and n % 2 == 0
-    d = M.S64[:, n // 2 : n // 2 + 1]
-    shape = (M.W, 64)
+def destination(
+    machine: Any,
+    text: str,
+    code: str,
+    high: int = 0,
+    preserve: bool = False,
+    sdwa: tuple[str, str] = ("DWORD", "UNUSED_PAD"),
+) -> Writer:
+    """Function (value, where) that writes a vector register; where=None: the lanes in EXEC.
 
-    def st(v, where=None):
-        if not M.full:
-            v = v & M.EX
-        p = pack(v if getattr(v, "shape", None) == shape else np.broadcast_to(v, shape))
-        if M.allact:
-            d[...] = p
+    16-bit types write the half `high`; the other half becomes 0, or stays where `preserve` (or
+    `high`) says so. sdwa: dst_sel and dst_unused.
+    """
+    row, enabled = vgpr_row(machine, text), machine.exec_mask
+    if sdwa[0] != "DWORD":
+        return _sdwa_destination(machine, row, code, *sdwa)
+    if code in WIDE:
+        low, top = machine.vgprs[row], machine.vgprs[row + 1]
+
+        def write_pair(value: Any, where: Any = None) -> None:
+            value = np.asarray(value).view(u64)
+            if where is None and machine.all_lanes:
+                low[...] = value
+                top[...] = value >> u64(32)
+            else:
+                mask = enabled if where is None else where
+                np.copyto(low, value, where=mask, casting="unsafe")
+                np.copyto(top, value >> u64(32), where=mask, casting="unsafe")
+
+        return write_pair
+    if code in HALF:
+        half = machine.vgprs_u16[row, :, :, high]
+        target = half if high or preserve else machine.vgprs[row]
+
+        def write_half(value: Any, where: Any = None) -> None:
+            value = np.asarray(value)
+            if code == "b":
+                value = f32_to_bf16(value)
+            elif value.dtype != u16:
+                value = np.ascontiguousarray(value).view(u16)
+            np.copyto(target, value, where=enabled if where is None else where)
+
+        return write_half
+    register = machine.vgprs.view(NUMPY_TYPE[code])[row]
+
+    def write(value: Any, where: Any = None) -> None:
+        if where is None and machine.all_lanes:
+            register[...] = value
         else:
-            np.copyto(d, p, where=M.act)
-        if n == EXEC:
-            M.upd_exec()
+            np.copyto(register, value, where=enabled if where is None else where, casting="unsafe")
 
-    return st
+    return write
+
+
+def mask_destination(machine: Any, text: str) -> Writer:
+    """Function that writes a bool per lane to an SGPR pair; bits of disabled lanes become 0."""
+    kind, number, _ = parse_register(text) or ("", 0, 0)
+    if kind != "s" or number & 1:
+        raise ValueError(f"{text} is no aligned pair of scalar registers")
+    pair = machine.sgprs_u64[:, number // 2 : number // 2 + 1]
+    shape = (machine.waves, 64)
+
+    def write(lanes: Any, where: Any = None) -> None:
+        if not machine.all_lanes:
+            lanes = lanes & machine.exec_mask
+        if getattr(lanes, "shape", None) != shape:
+            lanes = np.broadcast_to(lanes, shape)
+        if machine.all_running:
+            pair[...] = pack_mask(lanes)
+        else:
+            np.copyto(pair, pack_mask(lanes), where=machine.running)
+        if number == EXEC:
+            machine.update_exec()
+
+    return write
+
+
+def scalar_destination(machine: Any, text: str, code: str) -> Writer:
+    """Function (value) that writes a scalar register, or an aligned pair, of the running waves."""
+    kind, number, _ = parse_register(text) or ("", 0, 0)
+    if kind != "s":
+        raise ValueError(f"{text} is no scalar register")
+    if code in WIDE:
+        if number & 1:
+            raise Unsupported("odd SGPR pair")
+        register = machine.sgprs_u64.view(NUMPY_TYPE[code])[:, number // 2 : number // 2 + 1]
+    else:
+        register = machine.sgprs.view(NUMPY_TYPE[code])[:, number : number + 1]
+    is_exec = number in (EXEC, EXEC + 1)
+
+    def write(value: Any) -> None:
+        if machine.all_running:
+            register[...] = value
+        else:
+            np.copyto(register, value, where=machine.running, casting="unsafe")
+        if is_exec:
+            machine.update_exec()
+
+    return write

@@ -1,7 +1,7 @@
 """Run one compiled AMDGPU kernel (gfx942, gfx950) on a CPU, instruction by instruction. NumPy only.
 
-`run(assembly, kernel_name, grid, num_warps, args, arch, shared)` takes the assembly text or a Triton
-CompiledKernel. Launching through Triton's own `kernel[grid](...)` is in launch.py.
+`run(assembly, kernel_name, grid, num_warps, args, arch, shared)` takes the assembly text or a
+Triton CompiledKernel. Launching through Triton's own `kernel[grid](...)` is in launch.py.
 """
 
 from __future__ import annotations
@@ -9,61 +9,87 @@ from __future__ import annotations
 import collections
 import struct
 import time
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
 from .assembly import parse
-from .definitions import HOSTCALL, EmuError, Unsupported, u8, u32
+from .definitions import HOSTCALL, MAX_LDS, SCALAR_POISON, EmuError, Unsupported, u8, u32
 from .machine import Machine
 from .memory import Memory
+from .scheduler import Scheduler
 
-# Decoded kernels and the machines (registers, LDS, compiled blocks) that ran them, most recently used last.
-# A server runs some 30 kernel variants at several batch sizes; decoding again costs 5-50 ms each.
+# Decoded kernels and the machines (registers, LDS, compiled blocks) that ran them, most recently
+# used last. A server runs some 30 kernel variants at several batch sizes; decoding again costs 5 to
+# 50 ms each.
 MAX_PROGRAMS, MAX_MACHINES, MAX_MACHINE_BYTES = 256, 256, 512 << 20
-_programs: collections.OrderedDict = collections.OrderedDict()
-_machines: collections.OrderedDict = collections.OrderedDict()
-_PACK = {(2, "f"): "<e", (4, "f"): "<f", (8, "f"): "<d"}
+_programs: collections.OrderedDict[Any, Program] = collections.OrderedDict()
+_machines: collections.OrderedDict[Any, Machine] = collections.OrderedDict()
+
+FLOAT_FORMATS = {2: "<e", 4: "<f", 8: "<d"}
+EXTRA_KERNARG_BYTES = 320  # behind the arguments: loads that the compiler widened stay inside
+MAX_PROLOGUE = 40  # instructions within which the prologue for older firmware ends
 
 
 class Program:
-    """One kernel's parsed assembly with everything about its launch that does not change between launches."""
+    """One kernel's parsed assembly with everything about a launch that does not change.
 
-    def __init__(self, text, kernel_name):
-        prog = self.prog = parse(text, kernel_name)
-        kd = prog.kd
+    visible, hidden: (offset, size[, kind]) of the arguments. preload: (dwords, first dword) of the
+    arguments that arrive in SGPRs. workgroup_ids: the axes whose id the kernel asks for.
+    """
+
+    def __init__(self, text: str, kernel_name: str | None) -> None:
+        self.assembly = parse(text, kernel_name)
+        arguments = self.assembly.args
+        kinds = [str(argument.get(".value_kind", "")) for argument in arguments]
+        places = [(argument[".offset"], argument[".size"]) for argument in arguments]
         self.visible = [
-            (a[".offset"], a[".size"])
-            for a in prog.args
-            if not str(a.get(".value_kind", "")).startswith("hidden")
+            place
+            for place, kind in zip(places, kinds, strict=True)
+            if not kind.startswith("hidden")
         ]
         self.hidden = [
-            (a[".offset"], a[".size"], a[".value_kind"])
-            for a in prog.args
-            if str(a.get(".value_kind", "")).startswith("hidden")
+            (*place, kind)
+            for place, kind in zip(places, kinds, strict=True)
+            if kind.startswith("hidden")
         ]
-        self.kernarg_bytes = 320 + max(
-            [int(prog.meta.get(".kernarg_segment_size", 0) or 0)]
-            + [a[".offset"] + a[".size"] for a in prog.args]
+        metadata = self.assembly.metadata
+        declared = int(metadata.get(".kernarg_segment_size", 0) or 0)
+        used = max([declared, *(offset + size for offset, size in places)])
+        self.kernarg_bytes = used + EXTRA_KERNARG_BYTES
+        self.static_lds = int(metadata.get(".group_segment_fixed_size", 0) or 0)
+        self.preload = (
+            self.flag("user_sgpr_kernarg_preload_length"),
+            self.flag("user_sgpr_kernarg_preload_offset"),
         )
-        self.static_lds = int(prog.meta.get(".group_segment_fixed_size", 0) or 0)
-        self.flag = lambda k: int(kd.get(k, 0) or 0)
-        g = self.flag
-        self.preload = g("user_sgpr_kernarg_preload_length"), g("user_sgpr_kernarg_preload_offset")
         self.workgroup_ids = [
-            axis for axis in range(3) if g("system_sgpr_workgroup_id_" + "xyz"[axis])
+            axis for axis in range(3) if self.flag("system_sgpr_workgroup_id_" + "xyz"[axis])
         ]
-        name = prog.kernel if prog.kernel in prog.labels else next(iter(prog.labels))
-        self.entry = prog.labels[name]
-        if self.preload[0]:  # hardware that preloads enters behind the compatibility prologue
-            for j in range(self.entry, min(self.entry + 40, len(prog.ins))):
-                if prog.ins[j].op == "s_branch":
-                    self.entry = prog.labels[prog.ins[j].ops[0]]
-                    break
+        self.entry = self._entry()
 
-    def user_sgprs(self, kernarg, packet, scratch_size):
-        """the scalar registers a wave starts with, up to the workgroup ids"""
-        g, out = self.flag, []
-        for name, n, v in (
+    def flag(self, name: str) -> int:
+        """A number of the kernel descriptor, 0 when it is not given."""
+        return int(self.assembly.descriptor.get(name, 0) or 0)
+
+    def _entry(self) -> int:
+        """The first instruction. Hardware that preloads enters behind the prologue which loads the
+        same arguments for older firmware, and which ends in a branch."""
+        labels, instructions = self.assembly.labels, self.assembly.instructions
+        start = labels.get(self.assembly.kernel, next(iter(labels.values())))
+        if self.preload[0]:
+            for instruction in instructions[start : start + MAX_PROLOGUE]:
+                if instruction.op == "s_branch":
+                    return labels[instruction.operands[0]]
+        return start
+
+    def user_sgprs(self, kernarg: Any, packet: Any, scratch_size: int) -> list[int]:
+        """The scalar registers a wave starts with, up to the workgroup ids.
+
+        Source: LLVM's "User Guide for AMDGPU Backend", initial kernel execution state.
+        """
+        values: list[int] = []
+        for name, dwords, value in (
             ("user_sgpr_private_segment_buffer", 4, 0),
             ("user_sgpr_dispatch_ptr", 2, packet.ctypes.data),
             ("user_sgpr_queue_ptr", 2, 0),
@@ -72,32 +98,33 @@ class Program:
             ("user_sgpr_flat_scratch_init", 2, 0),
             ("user_sgpr_private_segment_size", 1, scratch_size),
         ):
-            if g(name):
-                out += [(v >> 32 * i) & 0xFFFFFFFF for i in range(n)]
-        length, offset = self.preload
+            if self.flag(name):
+                values += [(value >> 32 * i) & 0xFFFFFFFF for i in range(dwords)]
+        length, first = self.preload
         if length:
-            out += kernarg[4 * offset : 4 * (offset + length)].view(u32).tolist()
-        return out + [0x7FC0BEEF] * (g("user_sgpr_count") - len(out))
+            values += kernarg[4 * first : 4 * (first + length)].view(u32).tolist()
+        return values + [SCALAR_POISON] * (self.flag("user_sgpr_count") - len(values))
 
 
-def _buffer(v):
-    """tensor / array -> (pointer, storage base, storage bytes)"""
-    if hasattr(v, "untyped_storage"):
-        st = v.untyped_storage()
-        return v.data_ptr(), st.data_ptr(), st.nbytes()
-    if isinstance(v, np.ndarray):
-        b = v if v.base is None or not isinstance(v.base, np.ndarray) else v.base
-        return v.ctypes.data, b.ctypes.data, b.nbytes
+def _buffer(value: Any) -> tuple[int, int, int] | None:
+    """A tensor's or array's (pointer, base and bytes of its storage); None for a number."""
+    if hasattr(value, "untyped_storage"):
+        storage = value.untyped_storage()
+        return value.data_ptr(), storage.data_ptr(), storage.nbytes()
+    if isinstance(value, np.ndarray):
+        base = value.base if isinstance(value.base, np.ndarray) else value
+        return value.ctypes.data, base.ctypes.data, base.nbytes
     return None
 
 
-def _pack(v, size):
-    if isinstance(v, float) or (hasattr(v, "dtype") and "float" in str(v.dtype)):
-        return struct.pack(_PACK[size, "f"], v)
-    return (int(v) & ((1 << 8 * size) - 1)).to_bytes(size, "little")
+def _packed(value: Any, size: int) -> bytes:
+    """A number as a kernel argument of `size` bytes."""
+    if isinstance(value, float) or (hasattr(value, "dtype") and "float" in str(value.dtype)):
+        return struct.pack(FLOAT_FORMATS[size], value)
+    return (int(value) & ((1 << 8 * size) - 1)).to_bytes(size, "little")
 
 
-def _program(text, kernel_name):
+def _program(text: str, kernel_name: str | None) -> Program:
     key = (text, kernel_name)
     program = _programs.get(key)
     if program is None:
@@ -109,160 +136,192 @@ def _program(text, kernel_name):
     return program
 
 
-def _keep(key, machine):
-    """keep the machine for the next launch; the least recently used ones go when there are too many"""
+def _keep(key: Any, machine: Machine) -> None:
+    """Keep a machine for the next launch; the least recently used ones go when there are many."""
     _machines[key] = machine
     total = sum(m.nbytes for m in _machines.values()) if len(_machines) > 8 else 0
     while len(_machines) > 1 and (len(_machines) > MAX_MACHINES or total > MAX_MACHINE_BYTES):
         total -= _machines.popitem(last=False)[1].nbytes
 
 
+def _kernarg(
+    program: Program,
+    memory: Memory,
+    args: Sequence[Any],
+    names: Sequence[str],
+    grid: tuple[int, ...],
+    block: tuple[int, ...],
+    scratch_bytes: int,
+) -> Any:
+    """The kernel's argument segment (uint8); the buffers among the arguments become memory."""
+    segment = bytearray(program.kernarg_bytes)
+    if len(args) > len(program.visible):
+        raise EmuError(f"{len(args)} arguments for a kernel with {len(program.visible)}")
+    for number, ((offset, size), value) in enumerate(zip(program.visible, args, strict=False)):
+        buffer = _buffer(value)
+        if buffer is not None:
+            name = f"arg{number}" + (f" ({names[number]})" if number < len(names) else "")
+            memory.add(buffer[1], buffer[2], name, value)
+            value = buffer[0]
+        segment[offset : offset + size] = _packed(0 if value is None else value, size)
+    hidden = {
+        **{f"hidden_block_count_{axis}": grid["xyz".index(axis)] for axis in "xyz"},
+        **{f"hidden_group_size_{axis}": block["xyz".index(axis)] for axis in "xyz"},
+        "hidden_grid_dims": 3,
+        "hidden_hostcall_buffer": HOSTCALL,
+    }
+    for offset, size, kind in program.hidden:
+        if kind in hidden:
+            segment[offset : offset + size] = _packed(hidden[kind], size)
+    # Triton's global scratch: the second last visible argument; the last one is the profiler's
+    if scratch_bytes and len(args) <= len(program.visible) - 2:
+        scratch = np.zeros(scratch_bytes * grid[0] * grid[1] * grid[2], u8)
+        memory.add(scratch.ctypes.data, scratch.nbytes, "global scratch", scratch)
+        offset = program.visible[-2][0]
+        segment[offset : offset + 8] = struct.pack("<Q", scratch.ctypes.data)
+    kernarg = np.frombuffer(segment, u8)
+    memory.add(kernarg.ctypes.data, kernarg.nbytes, "kernarg", kernarg)
+    return kernarg
+
+
+def _dispatch_packet(memory: Memory, grid: tuple[int, ...], block: tuple[int, ...]) -> Any:
+    """The AQL packet, for kernels that read it."""
+    threads = [g * b for g, b in zip(grid, block, strict=True)]
+    packet = np.frombuffer(bytearray(struct.pack("<4xHHH2xIII40x", *block, *threads)), u8)
+    memory.add(packet.ctypes.data, len(packet), "dispatch packet", packet)
+    return packet
+
+
 def run(
-    asm,
-    kernel_name=None,
-    grid=(1,),
-    num_warps=4,
-    args=(),
-    arch=None,
-    shared=None,
+    asm: Any,
+    kernel_name: str | None = None,
+    grid: int | Sequence[int] = (1,),
+    num_warps: int = 4,
+    args: Sequence[Any] = (),
+    arch: str | None = None,
+    shared: int | None = None,
     *,
-    mem=(),
-    block=None,
-    stats="basic",
-    batch_waves=64,
-    poison=True,
-    max_blocks=0,
-    lazy_dma=True,
-    order=None,
-    scratch=0,
-    coresident=False,
-    races=False,
-    wait_timeout=0.0,
-):
+    mem: Sequence[Any] = (),
+    block: tuple[int, int, int] | None = None,
+    stats: str = "basic",
+    batch_waves: int = 64,
+    poison: bool = True,
+    max_blocks: int | None = None,
+    lazy_dma: bool = True,
+    order: Any = None,
+    scratch: int = 0,
+    coresident: bool = False,
+    races: bool = False,
+    wait_timeout: float = 0.0,
+    arg_names: Sequence[str] = (),
+) -> dict[str, Any]:
     """Execute one launch and return a dict of dynamic counts.
 
-    args: torch tensors / numpy arrays (pointers), ints, floats, in kernel argument order (Triton's constexprs
-    left out); trailing hidden arguments and Triton's scratch pointers default to 0.
+    args: torch tensors or numpy arrays (pointers), ints, floats, in the order of the kernel's
+    arguments (Triton's constexprs left out); trailing hidden arguments and Triton's scratch
+    pointers default to 0. arg_names: their names, for faults.
     mem: further tensors the kernel may reach through pointers stored in memory.
-    coresident: keep all workgroups in flight (kernels whose workgroups wait for each other); otherwise
-    batch_waves waves run at a time, in the given order of workgroups.
-    wait_timeout: seconds after which a loop that polls memory at system scope raises WaitTimeout (0: never).
-    Access to memory that no buffer covers raises MemFault.
+    coresident: keep all workgroups in flight (kernels whose workgroups wait for each other);
+    otherwise batch_waves waves run at a time, in the given order of workgroups.
+    max_blocks: basic blocks per batch after which the kernel counts as endless and EndlessLoop
+    names the loop; None: scheduler.MAX_BLOCKS; 0: never.
+    wait_timeout: seconds after which a loop that polls memory at system scope raises WaitTimeout
+    (0: never).
+    Access to memory that no buffer covers raises MemFault, an unknown instruction, modifier or
+    mode Unsupported.
     """
-    meta = None
+    metadata = None
     if hasattr(asm, "asm"):
-        meta = asm.metadata
-        kernel_name = kernel_name or meta.name
-        shared = meta.shared if shared is None else shared
-        arch = arch or meta.target.arch
-        num_warps = meta.num_warps
+        metadata = asm.metadata
+        kernel_name = kernel_name or metadata.name
+        shared = metadata.shared if shared is None else shared
+        arch = arch or metadata.target.arch
+        num_warps = metadata.num_warps
         asm = asm.asm["amdgcn"]
     program = _program(asm, kernel_name)
-    prog = program.prog
-    arch = arch or prog.arch or "gfx942"
-    if arch not in ("gfx942", "gfx950") or prog.arch not in ("", arch):
-        raise Unsupported(f"architecture {prog.arch or arch} (only gfx942 and gfx950)")
-    if isinstance(grid, int):
-        grid = (grid,)
-    grid = tuple(int(g) for g in grid) + (1,) * (3 - len(grid))
+    assembly = program.assembly
+    arch = arch or assembly.arch or "gfx942"
+    if arch not in MAX_LDS or assembly.arch not in ("", arch):
+        raise Unsupported(f"architecture {assembly.arch or arch} (only gfx942 and gfx950)")
+    sizes = (grid,) if isinstance(grid, int) else tuple(int(size) for size in grid)
+    whole_grid = sizes + (1,) * (3 - len(sizes))
+    threads = block or (64 * num_warps, 1, 1)
     memory = Memory()
-    for n, t in enumerate(mem):
-        p = _buffer(t)
-        memory.add(p[1], p[2], f"mem[{n}]", t)
-    # ---- kernel arguments
-    kernarg = bytearray(program.kernarg_bytes)
-    visible = program.visible
-    if len(args) > len(visible):
-        raise EmuError(f"{len(args)} arguments for a kernel with {len(visible)}")
-    for n, ((offset, size), v) in enumerate(zip(visible, args, strict=False)):
-        b = _buffer(v)
-        if b is not None:
-            memory.add(b[1], b[2], f"arg{n}", v)
-            v = b[0]
-        elif v is None:
-            v = 0
-        kernarg[offset : offset + size] = _pack(v, size)
-    bd = block or (64 * num_warps, 1, 1)
-    if program.hidden:
-        values = {
-            "hidden_block_count_x": grid[0],
-            "hidden_block_count_y": grid[1],
-            "hidden_block_count_z": grid[2],
-            "hidden_group_size_x": bd[0],
-            "hidden_group_size_y": bd[1],
-            "hidden_group_size_z": bd[2],
-            "hidden_grid_dims": 3,
-            "hidden_hostcall_buffer": HOSTCALL,
-        }
-        for offset, size, kind in program.hidden:
-            if kind in values:
-                kernarg[offset : offset + size] = _pack(values[kind], size)
-    nwg = grid[0] * grid[1] * grid[2]
-    # ---- Triton's per-program global scratch (second last visible argument; the last one is the profiler's)
-    scratch_bytes = int(scratch or getattr(meta, "global_scratch_size", 0) or 0)
-    if scratch_bytes and len(args) <= len(visible) - 2:
-        scr = np.zeros(scratch_bytes * nwg, u8)
-        memory.add(scr.ctypes.data, scr.nbytes, "global scratch", scr)
-        offset = visible[-2][0]
-        kernarg[offset : offset + 8] = struct.pack("<Q", scr.ctypes.data)
-    kernarg = np.frombuffer(kernarg, u8)
-    memory.add(kernarg.ctypes.data, kernarg.nbytes, "kernarg", kernarg)
-    # dispatch packet (for kernels that read it)
-    packet = np.frombuffer(
-        bytearray(
-            struct.pack("<4xHHH2xIII40x", *bd, *(g * b for g, b in zip(grid, bd, strict=True)))
-        ),
-        u8,
-    )
-    memory.add(packet.ctypes.data, 64, "dispatch packet", packet)
-    # ---- the machine
+    for number, tensor in enumerate(mem):
+        buffer = _buffer(tensor)
+        if buffer is None:
+            raise EmuError(f"mem[{number}] is neither a tensor nor an array")
+        memory.add(buffer[1], buffer[2], f"mem[{number}]", tensor)
+    scratch_bytes = int(scratch or getattr(metadata, "global_scratch_size", 0) or 0)
+    kernarg = _kernarg(program, memory, args, arg_names, whole_grid, threads, scratch_bytes)
+    packet = _dispatch_packet(memory, whole_grid, threads)
+
+    workgroups = whole_grid[0] * whole_grid[1] * whole_grid[2]
+    waves = num_warps if block is None else (threads[0] * threads[1] * threads[2] + 63) // 64
+    batch = max(1, min(workgroups, workgroups if coresident else batch_waves // waves))
     lds = max(int(shared or 0), program.static_lds)
-    nw = num_warps if block is None else (bd[0] * bd[1] * bd[2] + 63) // 64
-    per = max(1, min(nwg, nwg if coresident else batch_waves // nw))
-    opts = {
+    if lds > MAX_LDS[arch]:
+        raise EmuError(
+            f"kernel {assembly.kernel} asks for {lds} bytes of LDS, {arch} has {MAX_LDS[arch]}"
+        )
+    options = {
         "stats": stats,
         "max_blocks": max_blocks,
         "lazy_dma": lazy_dma,
         "races": races,
         "wait_timeout": wait_timeout,
     }
-    key = (program, per, nw, lds, arch, stats, races)
-    M = _machines.pop(key, None)
-    if M is None:
-        M = Machine(prog, per, nw, memory, lds, arch, opts)
+    key = (program, batch, waves, lds, arch, stats, races)
+    machine = _machines.pop(key, None)
+    if machine is None:
+        machine = Machine(assembly, batch, waves, memory, lds, arch, options)
     else:
-        M.reset(memory, opts)
-    sgprs = program.user_sgprs(kernarg, packet, M.scratch_size)
-    ids = np.arange(nwg) if order is None else np.asarray(order)
-    t0 = time.perf_counter()
+        machine.reset(memory, options)
+    sgprs = program.user_sgprs(kernarg, packet, machine.scratch_size)
+    numbers = np.arange(workgroups) if order is None else np.asarray(order)
+    start = time.perf_counter()
     with np.errstate(all="ignore"):
-        for b0 in range(0, nwg, per):
-            M.start(
-                ids[b0 : b0 + per], grid, bd, block is None, sgprs, program.workgroup_ids, poison
+        for first in range(0, workgroups, batch):
+            machine.start(
+                numbers[first : first + batch],
+                whole_grid,
+                threads,
+                block is None,
+                sgprs,
+                program.workgroup_ids,
+                poison,
             )
-            M.go(program.entry)
-            M.vmq.clear()
-    dt = time.perf_counter() - t0
-    _keep(key, M)
-    c = M.stats()
-    tot_i = sum(c.values())
-    st = {
-        "kernel": prog.kernel,
-        "arch": arch,
+            Scheduler(machine).run(program.entry)
+            machine.held_back.clear()
+    seconds = time.perf_counter() - start
+    _keep(key, machine)
+    return _counts(machine, whole_grid, workgroups, seconds)
+
+
+def _counts(
+    machine: Machine, grid: tuple[int, ...], workgroups: int, seconds: float
+) -> dict[str, Any]:
+    """What the launch did."""
+    by_class = machine.stats()
+    total = sum(by_class.values())
+    counts: dict[str, Any] = {
+        "kernel": machine.program.kernel,
+        "arch": machine.arch,
         "grid": grid,
-        "num_warps": nw,
-        "workgroups": nwg,
-        "seconds": dt,
-        "wave_instrs": tot_i,
-        "per_s": tot_i / max(dt, 1e-9),
-        "instrs": dict(sorted(c.items())),
-        "bytes": dict(M.bytes),
-        "blocks": M.steps,
+        "num_warps": machine.waves_per_group,
+        "workgroups": workgroups,
+        "seconds": seconds,
+        "wave_instrs": total,
+        "per_s": total / max(seconds, 1e-9),
+        "instrs": dict(sorted(by_class.items())),
+        "bytes": dict(machine.bytes),
+        "blocks": machine.steps,
     }
-    if stats == "full":
-        st["lines"] = M.lines()
-        st["segments64B"] = dict(M.sectors)
-        st["lds_cycles"] = {"estimated": M.lds_cycles[0], "conflict_free": M.lds_cycles[1]}
-    if races:
-        st["lds_races"] = list(M.race_log)
-    return st
+    if machine.options["stats"] == "full":
+        counts["lines"] = machine.lines()
+        counts["segments64B"] = dict(machine.sectors)
+        estimated, conflict_free = machine.lds_cycles
+        counts["lds_cycles"] = {"estimated": estimated, "conflict_free": conflict_free}
+    if machine.options["races"]:
+        counts["lds_races"] = list(machine.race_log)
+    return counts

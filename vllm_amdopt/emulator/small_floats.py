@@ -1,74 +1,96 @@
-"""FP8, BF8, FP6 and FP4 formats: exact decoding and round-to-nearest-even encoding."""
+"""FP8, BF8, FP6 and FP4 formats: exact decoding and round-to-nearest-even encoding.
+
+Source: CDNA3 and CDNA4 ISA, the chapters on matrix arithmetic and data formats; OCP "8-bit Floating
+Point Specification" and "Microscaling Formats". gfx942 uses the FNUZ kinds, gfx950 OCP's.
+"""
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
-from .arithmetic import A
 from .definitions import f32, f64, i64, u32
+
+IEEE, ONLY_NAN, FNUZ, FINITE = "ieee", "fn", "fnuz", "none"
 
 
 class MiniFloat:
-    """sign + ebits + mbits.  special: 'ieee' (inf+nan), 'fn' (only nan, all ones), 'fnuz' (nan = 0x80), 'none'"""
+    """A format of one sign bit, `exponent_bits` and `mantissa_bits`.
 
-    def __init__(self, ebits, mbits, bias, special):
-        n = 1 << (ebits + mbits)
-        self.mbits, self.bias, self.special, self.n, self.emin = mbits, bias, special, n, 1 - bias
-        e, m = np.arange(n) >> mbits, np.arange(n) & ((1 << mbits) - 1)
-        v = np.where(
-            e == 0, np.ldexp(m / (1 << mbits), 1 - bias), np.ldexp(1 + m / (1 << mbits), e - bias)
+    special: what the codes at the end of the range mean: IEEE infinities and NaN; ONLY_NAN: the
+    code of all ones; FNUZ: the code of -0 is the only NaN; FINITE: every code is a number.
+    """
+
+    def __init__(self, exponent_bits: int, mantissa_bits: int, bias: int, special: str) -> None:
+        count = 1 << (exponent_bits + mantissa_bits)
+        self.mantissa_bits, self.special, self.count = mantissa_bits, special, count
+        self.smallest_exponent = 1 - bias
+        codes = np.arange(count)
+        exponent, mantissa = codes >> mantissa_bits, codes & ((1 << mantissa_bits) - 1)
+        part = mantissa / (1 << mantissa_bits)
+        values = np.where(
+            exponent == 0, np.ldexp(part, 1 - bias), np.ldexp(1 + part, exponent - bias)
         ).astype(f64)
-        fin = np.ones(n, bool)
-        if special == "ieee":
-            fin = e != (1 << ebits) - 1
-            v = np.where(fin, v, np.where(m == 0, np.inf, np.nan))
-        if special == "fn":
-            fin[-1] = False
-            v[-1] = np.nan
-        self.pos, self.nfin, self.max = v[fin], int(fin.sum()), float(v[fin].max())
-        t = np.concatenate([v, -v])
-        if special == "fnuz":
-            t[n] = np.nan
-        self.table = t.astype(f32)
+        finite = np.ones(count, bool)
+        if special == IEEE:
+            finite = exponent != (1 << exponent_bits) - 1
+            values = np.where(finite, values, np.where(mantissa == 0, np.inf, np.nan))
+        elif special == ONLY_NAN:
+            finite[-1] = False
+            values[-1] = np.nan
+        self.positive = values[finite]  # ascending, by code
+        self.max = float(self.positive.max())
+        table = np.concatenate([values, -values])
+        if special == FNUZ:
+            table[count] = np.nan
+        self.table = table.astype(f32)  # by code, the sign bit on top
 
-    def dec(self, x):
-        return self.table[A(x).astype(i64) & (2 * self.n - 1)]
+    def decode(self, codes: Any) -> Any:
+        """Codes -> f32; bits above the format's are ignored."""
+        return self.table[np.asarray(codes).astype(i64) & (2 * self.count - 1)]
 
-    def enc(self, x, sat=False):
-        """f32 -> code, round to nearest even; out of range -> inf/nan, or the largest value when sat (always for formats without nan)"""
-        x = A(x, f64)
-        a = np.abs(x)
-        s = np.signbit(x)
-        _, ex = np.frexp(a)
-        q = np.ldexp(1.0, np.maximum(ex - 1, self.emin) - self.mbits)
-        r = np.rint(np.where(np.isfinite(a), a, 0) / q) * q
-        over = (r > self.max) | np.isinf(a)
-        code = np.searchsorted(self.pos, np.minimum(r, self.max)).astype(u32)
-        if not sat and self.special != "none":
-            bad = {"ieee": self.nfin, "fn": self.n - 1, "fnuz": self.n}[self.special]
-            code = np.where(over, u32(bad), code)
-        nan = np.isnan(x)
-        if self.special == "fnuz":
-            neg = s & (code != 0) & (code != self.n)
-            code = np.where(neg, code | u32(self.n), code)
-            return np.where(nan, u32(self.n), code)
-        code = np.where(s, code | u32(self.n), code)
-        nanc = {"ieee": self.n - 1, "fn": self.n - 1, "none": self.nfin - 1}[self.special]
-        return np.where(nan, np.where(s, u32(nanc | self.n), u32(nanc)), code).astype(u32)
+    def encode(self, values: Any, saturate: bool = False) -> Any:
+        """f32 or f64 -> codes (u32), rounded to nearest even.
+
+        Out of range becomes infinity or NaN, whichever the format has; the largest number when
+        `saturate`, and always in a format without either. NaN stays NaN (or the largest number).
+        """
+        values = np.asarray(values, f64)
+        magnitude, negative, nan = np.abs(values), np.signbit(values), np.isnan(values)
+        _, exponent = np.frexp(magnitude)
+        lowest = np.maximum(exponent - 1, self.smallest_exponent)
+        unit = np.ldexp(1.0, lowest - self.mantissa_bits)
+        rounded = np.rint(np.where(np.isfinite(magnitude), magnitude, 0) / unit) * unit
+        over = (rounded > self.max) | np.isinf(magnitude)
+        rounded = np.where(np.isinf(magnitude), self.max, np.minimum(rounded, self.max))
+        code = np.searchsorted(self.positive, rounded).astype(u32)
+        largest = len(self.positive) - 1
+        if not saturate and self.special != FINITE:
+            beyond = {IEEE: largest + 1, ONLY_NAN: self.count - 1, FNUZ: self.count}[self.special]
+            code = np.where(over, u32(beyond), code)
+        sign = u32(self.count)
+        if self.special == FNUZ:  # neither -0 nor a NaN of another sign
+            code = np.where(negative & (code != 0) & (code != sign), code | sign, code)
+            return np.where(nan, sign, code)
+        not_a_number = u32(largest if self.special == FINITE else self.count - 1)
+        code = np.where(nan, not_a_number, code)
+        return np.where(negative, code | sign, code).astype(u32)
 
 
-E4M3, E5M2 = MiniFloat(4, 3, 7, "fn"), MiniFloat(5, 2, 15, "ieee")
-E4M3Z, E5M2Z = MiniFloat(4, 3, 8, "fnuz"), MiniFloat(5, 2, 16, "fnuz")
+E4M3, E5M2 = MiniFloat(4, 3, 7, ONLY_NAN), MiniFloat(5, 2, 15, IEEE)
+E4M3_FNUZ, E5M2_FNUZ = MiniFloat(4, 3, 8, FNUZ), MiniFloat(5, 2, 16, FNUZ)
 E2M1, E2M3, E3M2 = (
-    MiniFloat(2, 1, 1, "none"),
-    MiniFloat(2, 3, 1, "none"),
-    MiniFloat(3, 2, 3, "none"),
+    MiniFloat(2, 1, 1, FINITE),
+    MiniFloat(2, 3, 1, FINITE),
+    MiniFloat(3, 2, 3, FINITE),
 )
 
 
-def fp8(M):
-    return E4M3Z if M.arch == "gfx942" else E4M3
+def fp8(arch: str) -> MiniFloat:
+    """What the instructions with FP8 in their name mean on this chip."""
+    return E4M3_FNUZ if arch == "gfx942" else E4M3
 
 
-def bf8(M):
-    return E5M2Z if M.arch == "gfx942" else E5M2
+def bf8(arch: str) -> MiniFloat:
+    return E5M2_FNUZ if arch == "gfx942" else E5M2

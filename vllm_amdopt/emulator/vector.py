@@ -1,343 +1,391 @@
-"""Vector ALU instructions: DPP, SDWA, clamp and output modifiers around the functions of the table."""
+"""Vector ALU instructions: everything around the functions of the tables.
+
+Operands and their modifiers, DPP (a source from another lane), SDWA (bytes and words), clamp and
+output modifiers, denormals, and results that are lane masks. Source: CDNA4 ISA, chapter 6 "Vector
+ALU Operations", 12.19 and 13.3 for DPP and SDWA.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import numpy as np
 
-from .arithmetic import A, flush32, s24, u24
-from .definitions import EXEC, Unsupported, f32, i16, i32, i64, u16, u32, u64, unpack
+from .assembly import Instruction
+from .definitions import EXEC, Unsupported, f32, unpack_mask
+from .floats import flush_f32
 from .matrix import compile_mfma
-from .operands import DT, call, modded, parse_reg, put, put_mask, row
+from .modifiers import DPP, DPP_CONTROLS, OUTPUT, SDWA, refuse_unknown
+from .operands import (
+    Operand,
+    Writer,
+    destination,
+    mask_destination,
+    modified_source,
+    value_of,
+)
+from .registers import FLOATS, HALF, NUMPY_TYPE, sgpr, vgpr_row
+from .vector_clamped import CLAMPED_INTEGERS
+from .vector_conversions import SCALED_CONVERSION, compile_scaled_conversion
 from .vector_lanes import SPECIALS
-from .vector_packed import compile_pk, compile_scalef32
-from .vector_table import VALU
+from .vector_packed import compile_packed
+from .vector_table import VECTOR_ALU, Semantics
+
+Execute = Callable[[], Any]
+
+LANE = np.arange(64)
+ROW, PLACE = LANE & ~15, LANE & 15
 
 
-def dpp_map(mods):
-    """-> (source lane per lane, valid per lane, row/bank write mask)"""
-    L = np.arange(64)
-    r, p = L & ~15, L & 15
-    sl, ok = L.copy(), np.ones(64, bool)
-    if "quad_perm" in mods:
-        sl = (L & ~3) + np.array(mods["quad_perm"])[L & 3]
-    elif "row_shl" in mods:
-        q = p + mods["row_shl"]
-        ok = q < 16
-        sl = r + (q & 15)
-    elif "row_shr" in mods:
-        q = p - mods["row_shr"]
-        ok = q >= 0
-        sl = r + (q & 15)
-    elif "row_ror" in mods:
-        sl = r + ((p - mods["row_ror"]) & 15)
-    elif "wave_shl" in mods:
-        ok = L + 1 < 64
-        sl = (L + 1) & 63
-    elif "wave_rol" in mods:
-        sl = (L + 1) & 63
-    elif "wave_shr" in mods:
-        ok = L >= 1
-        sl = (L - 1) & 63
-    elif "wave_ror" in mods:
-        sl = (L - 1) & 63
-    elif "row_mirror" in mods:
-        sl = r + 15 - p
-    elif "row_half_mirror" in mods:
-        sl = (L & ~7) + 7 - (L & 7)
-    elif "row_bcast" in mods:
-        if mods["row_bcast"] == 15:
-            ok = L >= 16
-            sl = np.maximum(r - 1, 0)
-        else:
-            ok = L >= 32
-            sl = np.full(64, 31)
-    elif "row_newbcast" in mods:
-        sl = r + mods["row_newbcast"]
-    elif "row_share" in mods:
-        sl = r + mods["row_share"]
-    else:
-        raise Unsupported("DPP control")
-    rm, bm = mods.get("row_mask", 15), mods.get("bank_mask", 15)
-    return sl, ok, ((rm >> (L >> 4)) & 1).astype(bool) & ((bm >> ((L >> 2) & 3)) & 1).astype(bool)
+def _everywhere(lanes: Any) -> tuple[Any, Any]:
+    return lanes, np.ones(64, bool)
 
 
-SUFFIX = ("_e64_dpp", "_e32", "_e64", "_sdwa", "_dpp")
-UF2 = {
-    np.add,
-    np.subtract,
-    np.multiply,
-    np.fmax,
-    np.fmin,
-    np.bitwise_and,
-    np.bitwise_or,
-    np.bitwise_xor,
-    np.maximum,
-    np.minimum,
+DPP_SOURCES: dict[str, Callable[[Any], tuple[Any, Any]]] = {
+    "quad_perm": lambda order: _everywhere((LANE & ~3) + np.array(order)[LANE & 3]),
+    "row_shl": lambda n: (ROW + ((PLACE + n) & 15), PLACE + n < 16),
+    "row_shr": lambda n: (ROW + ((PLACE - n) & 15), n <= PLACE),
+    "row_ror": lambda n: _everywhere(ROW + ((PLACE - n) & 15)),
+    "wave_shl": lambda n: ((LANE + 1) & 63, LANE < 63),
+    "wave_rol": lambda n: _everywhere((LANE + 1) & 63),
+    "wave_shr": lambda n: ((LANE - 1) & 63, LANE > 0),
+    "wave_ror": lambda n: _everywhere((LANE - 1) & 63),
+    "row_mirror": lambda _: _everywhere(ROW + 15 - PLACE),
+    "row_half_mirror": lambda _: _everywhere((LANE & ~7) + 7 - (LANE & 7)),
+    "row_newbcast": lambda n: _everywhere(ROW + n),
 }
+"""DPP control -> (source lane by lane, whether it lies within bounds). Source: CDNA4 ISA, 13.3
+"DPP", table "DPP_CTRL Enumeration"; row_newbcast: LLVM's modifier syntax, gfx90a."""
 
 
-def base_name(op):
-    for s in SUFFIX:
-        if op.endswith(s):
-            return op[: -len(s)], s
+def dpp_map(modifiers: dict[str, Any]) -> tuple[Any, Any, Any]:
+    """-> (source lane, source within bounds, row and bank masks let the lane write), by lane"""
+    control, *more = [name for name in modifiers if name in DPP_CONTROLS] or [None]
+    if control is None or more:
+        raise Unsupported("DPP without one control")
+    value = modifiers[control]
+    if control == "row_bcast" and value == 15:
+        lanes, inside = np.maximum(ROW - 1, 0), LANE >= 16
+    elif control == "row_bcast" and value == 31:
+        lanes, inside = np.full(64, 31), LANE >= 32
+    elif control in DPP_SOURCES:
+        lanes, inside = DPP_SOURCES[control](value)
+    else:
+        raise Unsupported(f"DPP control {control}:{value}")
+    rows, banks = modifiers.get("row_mask", 15), modifiers.get("bank_mask", 15)
+    writes = ((rows >> (LANE >> 4)) & 1) & ((banks >> ((LANE >> 2) & 3)) & 1)
+    return lanes, inside, writes.astype(bool)
+
+
+ENCODINGS = ("_e64_dpp", "_e32", "_e64", "_sdwa", "_dpp")
+
+
+def split_encoding(op: str) -> tuple[str, str]:
+    """`v_add_f32_e64` -> (`v_add_f32`, `_e64`)"""
+    for suffix in ENCODINGS:
+        if op.endswith(suffix):
+            return op[: -len(suffix)], suffix
     return op, ""
 
 
-def compile_valu(M, ins, i):
-    base, suf = base_name(ins.op)
-    mods, ops = ins.mods, list(ins.ops)
-    sp = SPECIALS.get(base)
-    if sp is not None:
-        return sp(M, ins, base, i)
-    if base.startswith(("v_mfma", "v_smfmac")):
-        return compile_mfma(M, ins, base)
+def compile_vector(machine: Any, instruction: Instruction, index: int) -> Execute | None:
+    """The function of one v_ instruction; None when it does nothing."""
+    base, encoding = split_encoding(instruction.op)
+    if base in ("v_nop", "v_clrexcp"):
+        return None
+    special = SPECIALS.get(base)
+    if special is not None:
+        compile_special, accepted = special
+        refuse_unknown(instruction, accepted)
+        return compile_special(machine, instruction, base, index)
+    if base.startswith("v_mfma"):
+        return compile_mfma(machine, instruction, base)
     if base.startswith("v_pk_"):
-        return compile_pk(M, ins, base)
-    if base.startswith("v_cvt_scalef32"):
-        return compile_scalef32(M, ins, base)
-    if base not in VALU or VALU[base] is None:
-        if base == "v_nop":
-            return None
-        raise Unsupported(f"instruction {ins.op}")
-    dst, st, fn = VALU[base]
-    nd = len(dst)
-    if base in (
-        "v_fmaak_f32",
-        "v_fmamk_f32",
-        "v_madak_f32",
-        "v_madmk_f32",
-        "v_madak_f16",
-        "v_madmk_f16",
-    ):
-        pass
-    dops, sops = ops[:nd], ops[nd:]
-    if dst == "x" or (dst == "m" and nd == 1):
-        dops, sops = ops[:1], ops[1:]
-    if "D" in st:
-        sops = [*sops[: st.index("D")], dops[0]]
-    if len(sops) < len(st) and st[-1] == "m":
-        sops.append("vcc")
-    assert len(sops) == len(st), f"{len(sops)} operands for {st}"
-    sdwa = suf == "_sdwa"
-    dpp = suf in ("_dpp", "_e64_dpp")
-    get = []
-    for j, (s, t) in enumerate(zip(sops, st, strict=False)):
-        if t == "m":
-            k, n, c = parse_reg(s)
-            get.append(lambda n=n: unpack(M.S8, n))
-            continue
-        if t == "D":
-            t = dst[0]
-        if t in "pq":
-            t = st[0]
-        get.append(modded(M, s, t, mods, j, sdwa if sdwa and j < 2 else None, i))
-    wmask = None
-    if dpp:
-        sl, ok, wm = dpp_map(mods)
-        g0 = get[0]
-        bc = "bound_ctrl" in mods  # before gfx11 both spellings, :0 and :1, set the bit
-        allok = bool(ok.all())
+        return compile_packed(machine, instruction, base)
+    if base.startswith(SCALED_CONVERSION):
+        return compile_scaled_conversion(machine, instruction, base)
+    if base not in VECTOR_ALU:
+        raise Unsupported(f"instruction {instruction.op}")
+    return _VectorAlu(machine, instruction, base, encoding, index).compile()
 
-        def perm0():
-            x = call(g0)
-            x = np.broadcast_to(x, (M.W, 64))[:, sl]
-            v = None if (allok and M.full) else (ok & M.EX[:, sl])
-            if v is not None and bc:
-                x = np.where(v, x, x.dtype.type(0))
-            return x
 
-        get[0] = perm0
+IN_PLACE = frozenset(
+    {
+        np.add,
+        np.subtract,
+        np.multiply,
+        np.fmax,
+        np.fmin,
+        np.bitwise_and,
+        np.bitwise_or,
+        np.bitwise_xor,
+        np.maximum,
+        np.minimum,
+    }
+)
+"""Functions that may write their result straight into a register of the operands' type."""
 
-        def wmask():
-            m = M.EX & wm
-            return m if bc else m & ok & M.EX[:, sl]
+MOVES = ("v_mov_b32", "v_accvgpr_read_b32", "v_accvgpr_write_b32", "v_accvgpr_mov_b32")
 
-    d0 = dst[0]
-    if d0 in "mx":
-        out = put_mask(M, dops[0])
-        if d0 == "x":
-            ex = put_mask(M, "exec")
-            o1 = out
 
-            def out(v):
-                if not M.full:
-                    v = v & M.EX
-                if parse_reg(dops[0])[1] != EXEC:
-                    o1(v)
-                ex(v)
+class _VectorAlu:
+    """The decoding of one instruction of the table VECTOR_ALU."""
 
-        a, b = get
-        if (isinstance(a, np.ndarray) and isinstance(b, np.ndarray) and a.ndim and b.ndim) or True:
+    def __init__(
+        self, machine: Any, instruction: Instruction, base: str, encoding: str, index: int
+    ) -> None:
+        self.machine, self.base, self.index = machine, base, index
+        self.modifiers = instruction.modifiers
+        self.results, self.sources, self.function = VECTOR_ALU[base]
+        self.is_dpp, self.is_sdwa = encoding.endswith("_dpp"), encoding == "_sdwa"
+        # p and q: 16-bit results that leave the other half of the register alone
+        self.code = {"p": "h", "q": self.sources[0]}.get(self.results[0], self.results[0])
+        self.is_float = self.code in FLOATS
+        self.scale = self.modifiers.get("mul", 1) / self.modifiers.get("div", 1)
+        self._check_modifiers(instruction)
+        self._split_operands(list(instruction.operands))
 
-            def f():
-                out(fn(call(a), call(b)))
+    def _check_modifiers(self, instruction: Instruction) -> None:
+        accepted: set[str] = set()
+        if self.is_dpp:
+            accepted |= DPP
+        elif self.is_sdwa:
+            accepted |= SDWA
+        if not self.is_dpp and self.is_float:
+            accepted |= OUTPUT
+        elif self.base in CLAMPED_INTEGERS:
+            accepted.add("clamp")
+        codes = [*self.sources.replace("D", self.code), self.code]
+        if not (self.is_dpp or self.is_sdwa) and any(code in HALF for code in codes):
+            accepted.add("op_sel")
+        refuse_unknown(instruction, accepted)
+        for chosen, code in zip(self.modifiers.get("op_sel", ()), codes, strict=False):
+            if chosen and code not in HALF:
+                raise Unsupported(f"op_sel of a 32-bit operand of {instruction.op}")
+        if self.scale not in (0.5, 1, 2, 4):
+            raise Unsupported(f"output modifier {self.scale} on {instruction.op}")
+        if self.is_dpp and self.results[0] in "mx":
+            raise Unsupported("comparison with DPP")
 
-        return f
-    clamp, omod = mods.get("clamp"), mods.get("mul", 1) / mods.get("div", 1)
-    osel = mods.get("op_sel")
-    hi = 0
-    if d0 in "hswpq" and osel:
-        hi = osel[len(st)] if len(osel) > len(st) else 0
-    dty = {"p": "h", "q": st[0]}.get(d0, d0)
-    out = put(
-        M,
-        dops[0],
-        dty,
-        hi=hi,
-        preserve=d0 in "pq",
-        sdwa_sel=mods.get("dst_sel") if sdwa else None,
-        unused=mods.get("dst_unused"),
-    )
-    outm = put_mask(M, dops[1]) if nd > 1 else None
-    isf = dty in "fFhb"
-    if clamp and not isf:
-        U = {
-            "v_add_u32": lambda a, b: np.minimum(A(a).astype(u64) + b, u64(0xFFFFFFFF)).astype(u32),
-            "v_sub_u32": lambda a, b: np.where(a > b, a - b, u32(0)),
-            "v_subrev_u32": lambda a, b: np.where(b > a, b - a, u32(0)),
-            "v_add_i32": lambda a, b: np.clip(
-                A(a).view(i32).astype(i64) + A(b).view(i32), -(2**31), 2**31 - 1
-            ).astype(i32),
-            "v_sub_i32": lambda a, b: np.clip(
-                A(a).view(i32).astype(i64) - A(b).view(i32), -(2**31), 2**31 - 1
-            ).astype(i32),
-            "v_add_u16": lambda a, b: np.minimum(A(a).astype(u32) + b, u32(65535)).astype(u16),
-            "v_sub_u16": lambda a, b: np.where(a > b, a - b, u16(0)),
-            "v_add_i16": lambda a, b: np.clip(A(a).astype(i32) + b, -32768, 32767).astype(i16),
-            "v_sub_i16": lambda a, b: np.clip(A(a).astype(i32) - b, -32768, 32767).astype(i16),
-            "v_mad_u16": lambda a, b, c: np.minimum(A(a).astype(u64) * b + c, u64(65535)).astype(
-                u16
-            ),
-            "v_mad_i32_i24": lambda a, b, c: np.clip(
-                s24(a).astype(i64) * s24(b) + c, -(2**31), 2**31 - 1
-            ).astype(i32),
-            "v_mad_u32_u24": lambda a, b, c: np.minimum(
-                u24(a).astype(u64) * u24(b) + c, u64(0xFFFFFFFF)
-            ).astype(u32),
-        }
-        if base not in U:
-            raise Unsupported(f"clamp on {base}")
-        fn = U[base]
-        clamp = None
-    D = {"u": M.V, "i": M.Vi, "f": M.Vf}.get(dty)
-    ftz = M.may_ftz and dty == "f" and base not in ("v_mov_b32", "v_cndmask_b32") and "f" in st
-    if (
-        isinstance(fn, np.ufunc)
-        and fn in UF2
-        and D is not None
-        and st == dty * 2
-        and not (sdwa or dpp or clamp or omod != 1 or ftz)
-        and nd == 1
-    ):
-        a, b = get
-        k, n, c = parse_reg(dops[0])
-        D = D[row(M, k, n)]
-        EX = M.EX
+    def _split_operands(self, operands: list[str]) -> None:
+        count = len(self.results)
+        self.outputs, names = operands[:count], operands[count:]
+        if "D" in self.sources:  # the destination is a source as well
+            place = self.sources.index("D")
+            names = [*names[:place], self.outputs[0], *names[place:]]
+        if len(names) < len(self.sources) and self.sources[-1] == "m":
+            names.append("vcc")
+        if len(names) != len(self.sources):
+            raise Unsupported(f"{len(names)} sources instead of {len(self.sources)}")
+        self.operands = [self._operand(j, name) for j, name in enumerate(names)]
+        self.write_mask: Callable[[], Any] | None = None
+        if self.is_dpp:
+            self._take_from_other_lanes()
+
+    def _operand(self, position: int, name: str) -> Operand:
+        code = self.sources[position]
+        if code == "m":
+            pair, sgprs = sgpr(name), self.machine.sgprs_u8
+            return lambda: unpack_mask(sgprs, pair)
+        code = self.code if code == "D" else code
+        sdwa = self.is_sdwa and position < 2
+        return modified_source(self.machine, name, code, self.modifiers, position, sdwa, self.index)
+
+    def _take_from_other_lanes(self) -> None:
+        """DPP: the first source comes from other lanes; without bound_ctrl a lane whose source
+        is out of bounds or disabled keeps its old value, with it the source reads as 0."""
+        machine, first = self.machine, self.operands[0]
+        lanes, inside, writes = dpp_map(self.modifiers)
+        # before gfx11 both spellings, bound_ctrl:0 and :1, set the bit
+        zero_fill, all_inside = "bound_ctrl" in self.modifiers, bool(inside.all())
+
+        def permuted() -> Any:
+            values = np.broadcast_to(value_of(first), (machine.waves, 64))[:, lanes]
+            if zero_fill and not (all_inside and machine.all_lanes):
+                valid = inside & machine.exec_mask[:, lanes]
+                values = np.where(valid, values, values.dtype.type(0))
+            return values
+
+        def write_mask() -> Any:
+            mask = machine.exec_mask & writes
+            return mask if zero_fill else mask & inside & machine.exec_mask[:, lanes]
+
+        self.operands[0], self.write_mask = permuted, write_mask
+
+    # ---- the function --------------------------------------------------------------------------
+    def compile(self) -> Execute:
+        if self.results[0] in "mx":
+            return self._comparison()
+        clamp = bool(self.modifiers.get("clamp"))
+        if clamp and not self.is_float:
+            self.function, clamp = CLAMPED_INTEGERS[self.base], False
+        flush = (
+            self.machine.may_flush
+            and self.code == "f"
+            and self.base not in ("v_mov_b32", "v_cndmask_b32")
+            and "f" in self.sources
+        )
+        plain = not (self.is_sdwa or self.is_dpp or clamp or self.scale != 1 or flush)
+        if plain and self._may_write_in_place():
+            return self._in_place()
+        if plain and self.base in MOVES and not callable(self.operands[0]):
+            return self._move()
+        if clamp or self.scale != 1 or flush:
+            self.function = self._with_output_modifiers(clamp, flush)
+        return self._general()
+
+    def _comparison(self) -> Execute:
+        """A lane mask to an SGPR pair, and for v_cmpx to EXEC as well."""
+        function = self.function
+        first, second = self.operands
+        write = mask_destination(self.machine, self.outputs[0])
+        if self.results == "m":
+
+            def compare() -> None:
+                write(function(value_of(first), value_of(second)))
+
+            return compare
+        machine, only_exec = self.machine, sgpr(self.outputs[0]) == EXEC
+        write_exec = mask_destination(machine, "exec")
+
+        def compare_and_restrict() -> None:
+            lanes = function(value_of(first), value_of(second))
+            if not machine.all_lanes:
+                lanes = lanes & machine.exec_mask
+            if not only_exec:
+                write(lanes)
+            write_exec(lanes)
+
+        return compare_and_restrict
+
+    def _may_write_in_place(self) -> bool:
+        return (
+            isinstance(self.function, np.ufunc)
+            and self.function in IN_PLACE
+            and self.results in ("u", "i", "f")
+            and self.sources == self.code * 2
+        )
+
+    def _in_place(self) -> Execute:
+        machine, function, enabled = self.machine, self.function, self.machine.exec_mask
+        register = machine.vgprs.view(NUMPY_TYPE[self.code])[vgpr_row(machine, self.outputs[0])]
+        a, b = self.operands
         if not callable(a) and not callable(b):
 
-            def f():
-                if M.full:
-                    fn(a, b, out=D)
+            def execute() -> None:
+                if machine.all_lanes:
+                    function(a, b, out=register)
                 else:
-                    fn(a, b, out=D, where=EX)
-        else:
+                    function(a, b, out=register, where=enabled)
 
-            def f():
-                if M.full:
-                    fn(call(a), call(b), out=D)
-                else:
-                    fn(call(a), call(b), out=D, where=EX)
+            return execute
 
-        return f
-    if (
-        base in ("v_mov_b32", "v_accvgpr_read_b32", "v_accvgpr_write_b32", "v_accvgpr_mov_b32")
-        and not (sdwa or dpp)
-        and not callable(get[0])
-    ):
-        k, n, c = parse_reg(dops[0])
-        D = M.V[row(M, k, n)]
-        a = get[0]
-        EX = M.EX
-
-        def f():
-            if M.full:
-                D[...] = a
+        def execute_with_calls() -> None:
+            if machine.all_lanes:
+                function(value_of(a), value_of(b), out=register)
             else:
-                np.copyto(D, a, where=EX)
+                function(value_of(a), value_of(b), out=register, where=enabled)
 
-        return f
-    if isf and (clamp or omod != 1 or ftz):
-        g = fn
-        one = DT[dty](1)
-        om = DT[dty](omod)
+        return execute_with_calls
 
-        def fn(*a):
-            fl = ftz and M.mode["ftz32"]
-            if fl:
-                a = [flush32(x) if getattr(x, "dtype", None) == f32 else x for x in a]
-            v = g(*a)
-            rest = None
-            if isinstance(v, tuple):
-                v, rest = v
-            if fl:
-                v = flush32(v)
-            if omod != 1 and M.mode["ftz32" if dty == "f" else "ftz16"]:
-                v = v * om  # output modifiers are ignored while denormals are on
+    def _move(self) -> Execute:
+        machine, enabled, value = self.machine, self.machine.exec_mask, self.operands[0]
+        register = machine.vgprs[vgpr_row(machine, self.outputs[0])]
+
+        def move() -> None:
+            if machine.all_lanes:
+                register[...] = value
+            else:
+                np.copyto(register, value, where=enabled)
+
+        return move
+
+    def _with_output_modifiers(self, clamp: bool, flush: bool) -> Callable[..., Any]:
+        """The function with denormals flushed, output modifier and clamp, in this order.
+
+        Output modifiers are ignored while denormals are kept; clamp turns NaN into 0 (DX10_CLAMP,
+        which compilers set). Source: CDNA4 ISA, 6.2.2 and 6.5.
+        """
+        function, mode, is_f32 = self.function, self.machine.mode, self.code == "f"
+        numpy_type = NUMPY_TYPE[self.code]
+        zero, one, scale = numpy_type(0), numpy_type(1), numpy_type(self.scale)
+
+        def modified(*values: Any) -> Any:
+            flushes = flush and mode.flush_f32
+            if flushes:
+                values = tuple(
+                    flush_f32(v) if getattr(v, "dtype", None) == f32 else v for v in values
+                )
+            result = function(*values)
+            mask = None
+            if isinstance(result, tuple):
+                result, mask = result
+            if flushes:
+                result = flush_f32(result)
+            if scale != one and (mode.flush_f32 if is_f32 else mode.flush_f16):
+                result = result * scale
             if clamp:
-                v = np.where(np.isnan(v), DT[dty](0), np.clip(v, DT[dty](0), one))
-            return v if rest is None else (v, rest)
+                result = np.where(np.isnan(result), zero, np.clip(result, zero, one))
+            return result if mask is None else (result, mask)
 
-    if nd > 1:
+        return modified
 
-        def f():
-            v, m = fn(*[call(x) for x in get])
-            if base.startswith("v_div_scale") is False and wmask is not None:
-                out(v, wmask())
-            else:
-                out(v)
-            outm(m)
+    def _destination(self) -> Writer:
+        chosen, place = self.modifiers.get("op_sel", ()), len(self.sources)
+        sdwa = (
+            (
+                self.modifiers.get("dst_sel", "DWORD"),
+                self.modifiers.get("dst_unused", "UNUSED_PAD"),
+            )
+            if self.is_sdwa
+            else ("DWORD", "UNUSED_PAD")
+        )
+        return destination(
+            self.machine,
+            self.outputs[0],
+            self.code,
+            high=chosen[place] if place < len(chosen) else 0,
+            preserve=self.results[0] in "pq",
+            sdwa=sdwa,
+        )
 
-        return f
-    if wmask is not None:
+    def _general(self) -> Execute:
+        write, function, operands = self._destination(), self.function, self.operands
+        where = self.write_mask
+        if len(self.results) > 1:
+            write_carry = mask_destination(self.machine, self.outputs[1])
 
-        def f():
-            out(fn(*[call(x) for x in get]), wmask())
+            def execute_with_mask() -> None:
+                result, mask = function(*[value_of(x) for x in operands])
+                write(result, None if where is None else where())
+                write_carry(mask)
 
-        return f
-    if len(get) == 1:
-        a = get[0]
-        if callable(a):
+            return execute_with_mask
+        if where is not None:
+            write_where = where
 
-            def f():
-                out(fn(a()))
-        else:
+            def execute_masked() -> None:
+                write(function(*[value_of(x) for x in operands]), write_where())
 
-            def f():
-                out(fn(a))
-    elif len(get) == 2:
-        a, b = get
-        if callable(a) or callable(b):
+            return execute_masked
+        return _plain_call(write, function, operands)
 
-            def f():
-                out(fn(call(a), call(b)))
-        else:
 
-            def f():
-                out(fn(a, b))
-    else:
-        a, b, c = get[:3]
-        if len(get) == 4:
-            d = get[3]
-
-            def f():
-                out(fn(call(a), call(b), call(c), call(d)))
-        elif callable(a) or callable(b) or callable(c):
-
-            def f():
-                out(fn(call(a), call(b), call(c)))
-        else:
-
-            def f():
-                out(fn(a, b, c))
-
-    return f
+def _plain_call(write: Writer, function: Semantics, operands: list[Operand]) -> Execute:
+    """write(function(operands)) without a loop: most instructions go through here."""
+    calls = any(callable(operand) for operand in operands)
+    if len(operands) == 1:
+        a = operands[0]
+        return (lambda: write(function(a()))) if calls else (lambda: write(function(a)))
+    if len(operands) == 2:
+        a, b = operands
+        if calls:
+            return lambda: write(function(value_of(a), value_of(b)))
+        return lambda: write(function(a, b))
+    if len(operands) == 3:
+        a, b, c = operands
+        if calls:
+            return lambda: write(function(value_of(a), value_of(b), value_of(c)))
+        return lambda: write(function(a, b, c))
+    return lambda: write(function(*[value_of(x) for x in operands]))

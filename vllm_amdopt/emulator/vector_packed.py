@@ -1,34 +1,48 @@
-"""Packed two-element vector math, dot products and the scaled conversions of gfx950."""
+"""Packed two-element vector math and dot products.
+
+Source: CDNA4 ISA, 6.7 "Packed Math" and 12.10 (VOP3P).
+"""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
-from .arithmetic import A, flush32, fma16, fma32
-from .definitions import Unsupported, f16, f32, f64, i16, i32, i64, u8, u16, u32
-from .operands import DT, bf2f, call, f2bf, parse_reg, put, row, src
-from .small_floats import E2M1, E2M3, E3M2, E4M3, E5M2
-from .vector_lanes import SPECIALS
-from .vector_table import pk16
+from .assembly import Instruction
+from .definitions import Unsupported, f16, f32, f64, i16, i64, u16, u32
+from .floats import flush_f32, fma_f16, fma_f32, max_float, maximum3, min_float, minimum3
+from .modifiers import PACKED, refuse_unknown
+from .operands import bf16_to_f32, destination, source, value_of
+from .registers import NUMPY_TYPE, parse_register, sgpr, vgpr_row
+from .vector_floats import pack_halves
+from .vector_lanes import special
 
-PK16 = {
+array = np.asarray
+
+
+def _multiply_add(a: Any, b: Any, c: Any) -> Any:
+    return a * b + c
+
+
+PACKED_16: dict[str, tuple[str, Callable[..., Any]]] = {
     "v_pk_add_f16": ("h", np.add),
     "v_pk_mul_f16": ("h", np.multiply),
-    "v_pk_fma_f16": ("h", fma16),
-    "v_pk_max_f16": ("h", np.fmax),
-    "v_pk_min_f16": ("h", np.fmin),
-    "v_pk_fmac_f16": ("h", fma16),
-    "v_pk_maximum3_f16": ("h", lambda a, b, c: np.maximum(np.maximum(a, b), c)),
-    "v_pk_minimum3_f16": ("h", lambda a, b, c: np.minimum(np.minimum(a, b), c)),
+    "v_pk_fma_f16": ("h", fma_f16),
+    "v_pk_max_f16": ("h", max_float),
+    "v_pk_min_f16": ("h", min_float),
+    "v_pk_fmac_f16": ("h", fma_f16),
+    "v_pk_maximum3_f16": ("h", maximum3),
+    "v_pk_minimum3_f16": ("h", minimum3),
     "v_pk_add_u16": ("w", np.add),
     "v_pk_sub_u16": ("w", np.subtract),
     "v_pk_mul_lo_u16": ("w", np.multiply),
-    "v_pk_mad_u16": ("w", lambda a, b, c: a * b + c),
+    "v_pk_mad_u16": ("w", _multiply_add),
     "v_pk_add_i16": ("s", np.add),
     "v_pk_sub_i16": ("s", np.subtract),
-    "v_pk_mad_i16": ("s", lambda a, b, c: a * b + c),
+    "v_pk_mad_i16": ("s", _multiply_add),
     "v_pk_max_u16": ("w", np.maximum),
     "v_pk_min_u16": ("w", np.minimum),
     "v_pk_max_i16": ("s", np.maximum),
@@ -37,166 +51,199 @@ PK16 = {
     "v_pk_lshrrev_b16": ("w", lambda a, b: b >> (a & u16(15))),
     "v_pk_ashrrev_i16": ("s", lambda a, b: b >> (a & i16(15))),
 }
-PK32 = {"v_pk_fma_f32": fma32, "v_pk_mul_f32": np.multiply, "v_pk_add_f32": np.add}
+SATURATING = {
+    "v_pk_add_u16": np.add,
+    "v_pk_sub_u16": np.subtract,
+    "v_pk_add_i16": np.add,
+    "v_pk_sub_i16": np.subtract,
+    "v_pk_mad_u16": _multiply_add,
+    "v_pk_mad_i16": _multiply_add,
+}
+PACKED_32: dict[str, Callable[..., Any]] = {
+    "v_pk_fma_f32": fma_f32,
+    "v_pk_mul_f32": np.multiply,
+    "v_pk_add_f32": np.add,
+}
 
 
-def src_half(M, s, ty, sel):
-    """one 16-bit half of a packed operand"""
-    if parse_reg(s) is not None:
-        return src(M, s, ty, hi=sel)
-    try:
-        v = int(s, 0) & 0xFFFFFFFF
-    except ValueError:
-        v = int(f16(float(s)).view(u16))
-    return u16((v >> (16 * sel)) & 0xFFFF).view(DT[ty])
+def source_half(machine: Any, name: str, code: str, high: int) -> Any:
+    """One 16-bit half of a packed operand.
+
+    An inline float constant is 16 bits wide with zeros above it, an integer is 32 bits wide.
+    """
+    return source(machine, name, code, high=high)
 
 
-def neg_of(x):
-    return lambda: -call(x)
+def _negated(operand: Any) -> Any:
+    return lambda: -value_of(operand)
 
 
-def compile_pk(M, ins, base):
-    md = ins.mods
-    ops = list(ins.ops)
-    if base == "v_pk_fmac_f16":
-        ops.append(ops[0])
-    n = len(ops) - 1
-    os_, oh = md.get("op_sel", [0] * n), md.get("op_sel_hi", [1] * n)
-    nl, nh = md.get("neg_lo", [0] * n), md.get("neg_hi", [0] * n)
-    cl = md.get("clamp")
-    k, d, _c = parse_reg(ops[0])
-    d = row(M, k, d)
-    if base in PK16:
-        ty, fn = PK16[base]
-        lo, hi = [], []
-        for j, s in enumerate(ops[1:]):
-            a, b = src_half(M, s, ty, os_[j]), src_half(M, s, ty, oh[j])
-            lo.append(neg_of(a) if nl[j] else a)
-            hi.append(neg_of(b) if nh[j] else b)
-        if cl and ty != "h":  # saturating 16-bit integer forms
-            wide_ = {
-                "v_pk_add_u16": np.add,
-                "v_pk_sub_u16": np.subtract,
-                "v_pk_add_i16": np.add,
-                "v_pk_sub_i16": np.subtract,
-                "v_pk_mad_u16": lambda a, b, c: a * b + c,
-                "v_pk_mad_i16": lambda a, b, c: a * b + c,
-            }.get(base)
-            if wide_ is None:
-                raise Unsupported("clamp on " + base)
-            lim, dt16 = ((0, 65535), u16) if ty == "w" else ((-32768, 32767), i16)
-            fn = lambda *v: np.clip(wide_(*[A(x).astype(i64) for x in v]), *lim).astype(dt16)
-            cl = None
-        D = M.V[d]
-        EX = M.EX
-
-        def f():
-            x, y = fn(*[call(v) for v in lo]), fn(*[call(v) for v in hi])
-            if cl:
-                x, y = (np.clip(np.nan_to_num(v), f16(0), f16(1)) for v in (x, y))
-            np.copyto(D, pk16(np.ascontiguousarray(x), np.ascontiguousarray(y)), where=EX)
-
-        return f
-    if base in PK32 or base == "v_pk_mov_b32":
-
-        def half(s, sel):
-            r = parse_reg(s)
-            if r is None:
-                if sel:
-                    raise Unsupported("high half of a constant in packed f32")
-                return src(M, s, "f")
-            kk, m, _cnt = r
-            return M.Sf[:, m + sel : m + sel + 1] if kk == "s" else M.Vf[row(M, kk, m) + sel]
-
-        if base == "v_pk_mov_b32":
-            a, b = half(ops[1], os_[0]), half(ops[2], os_[1] if "op_sel" in md else 0)
-
-            def f():
-                w = True if M.full else M.EX
-                x, y = np.array(A(a).view(u32)), np.array(A(b).view(u32))
-                np.copyto(M.V[d], x, where=w)
-                np.copyto(M.V[d + 1], y, where=w)
-
-            return f
-        fn = PK32[base]
-        lo, hi = [], []
-        for j, s in enumerate(ops[1:]):
-            a, b = half(s, os_[j]), half(s, oh[j])
-            lo.append(neg_of(a) if nl[j] else a)
-            hi.append(neg_of(b) if nh[j] else b)
-        X, Y, EX = M.Vf[d], M.Vf[d + 1], M.EX
-
-        def f():
-            x, y = fn(*[call(v) for v in lo]), fn(*[call(v) for v in hi])
-            if M.may_ftz and M.mode["ftz32"]:
-                x, y = flush32(x), flush32(y)
-            if cl:
-                x, y = (np.clip(np.nan_to_num(v), f32(0), f32(1)) for v in (x, y))
-            if M.full:
-                X[...] = x
-                Y[...] = y
-            else:
-                np.copyto(X, x, where=EX)
-                np.copyto(Y, y, where=EX)
-
-        return f
-    raise Unsupported(f"instruction {ins.op}")
+def _clamped(value: Any) -> Any:
+    zero, one = value.dtype.type(0), value.dtype.type(1)
+    return np.where(np.isnan(value), zero, np.clip(value, zero, one))
 
 
-def _dot(M, ins, base, i):
-    """v_dot2/4/8 and the accumulate-in-place v_dotNc forms"""
-    m = re.match(r"v_dot(\d)(c?)_([fiu]32)_(\w+)$", base)
-    if not m:
-        raise Unsupported(base)
-    n, rt, t = int(m[1]), m[3], m[4]
-    w = 32 // n
-    ops = list(ins.ops) + ([ins.ops[0]] if m[2] else [])
-    nl, nh = ins.mods.get("neg_lo", [0] * 3), ins.mods.get("neg_hi", [0] * 3)
-    os_, oh = ins.mods.get("op_sel", [0] * 3), ins.mods.get("op_sel_hi", [1] * 3)
-    ty = {"f32": "f", "i32": "i", "u32": "u"}[rt]
-    c = src(M, ops[3], ty) if len(ops) > 3 else None
-    cl = ins.mods.get("clamp")
-    if t in ("f16", "bf16"):
+class _Halves:
+    """The two halves of each operand that a packed instruction's modifiers choose."""
 
-        def half(s, j, h):
-            x = src_half(M, s, "h" if t == "f16" else "w", h)
-            ng = (nh if h == oh[j] and h else nl)[j]
-            return lambda: (
-                (-1 if ng else 1) * (A(call(x)).astype(f32) if t == "f16" else bf2f(A(call(x))))
-            )
-
-        lo = [half(ops[1 + j], j, os_[j]) for j in (0, 1)]
-        hi = [half(ops[1 + j], j, oh[j]) for j in (0, 1)]
-        out = put(M, ins.ops[0], "f")
-        return lambda: out(
-            (lo[0]().astype(f64) * lo[1]() + hi[0]().astype(f64) * hi[1]() + call(c)).astype(f32)
+    def __init__(self, instruction: Instruction, count: int, pick: Callable[[str, int], Any]):
+        modifiers, names = instruction.modifiers, list(instruction.operands[1 : count + 1])
+        if len(names) < count:
+            names.append(instruction.operands[0])  # v_pk_fmac: the destination
+        half = modifiers.get("op_sel", [0] * count), modifiers.get("op_sel_hi", [1] * count)
+        negate = modifiers.get("neg_lo", [0] * count), modifiers.get("neg_hi", [0] * count)
+        self.low, self.high = (
+            [
+                _negated(pick(name, half[k][j])) if negate[k][j] else pick(name, half[k][j])
+                for j, name in enumerate(names)
+            ]
+            for k in (0, 1)
         )
-    tt = t.split("_")
-    sg = [x[0] == "i" for x in (tt if len(tt) == 2 else tt * 2)]
-    a, b = src(M, ops[1], "u"), src(M, ops[2], "u")
-    out = put(M, ins.ops[0], ty)
-
-    def el(x, k, s):
-        v = ((A(x) >> u32(w * k)) & u32((1 << w) - 1)).astype(i64)
-        return (v ^ (1 << (w - 1))) - (1 << (w - 1)) if s else v
-
-    def f():
-        x, y = call(a), call(b)
-        r = A(call(c)).astype(i64)
-        for k in range(n):
-            r = r + el(x, k, sg[0]) * el(y, k, sg[1])
-        if cl:
-            r = np.clip(r, -(2**31) if ty == "i" else 0, 2**31 - 1 if ty == "i" else 2**32 - 1)
-        out(r.astype(DT[ty]))
-
-    return f
 
 
-for _n in (
-    "v_dot2_f32_f16",
-    "v_dot2_f32_bf16",
-    "v_dot2c_f32_f16",
-    "v_dot2c_f32_bf16",
+def compile_packed(machine: Any, instruction: Instruction, base: str) -> Any:
+    """The function of a v_pk_ instruction."""
+    if base in PACKED_16:
+        return _packed_16(machine, instruction, base)
+    if base in PACKED_32:
+        return _packed_32(machine, instruction, base)
+    if base == "v_pk_mov_b32":
+        return _packed_move(machine, instruction)
+    raise Unsupported(f"instruction {instruction.op}")
+
+
+def _packed_16(machine: Any, instruction: Instruction, base: str) -> Any:
+    code, function = PACKED_16[base]
+    clamp = bool(instruction.modifiers.get("clamp"))
+    accepted = {"op_sel", "op_sel_hi", "clamp"} | (PACKED if code == "h" else frozenset())
+    refuse_unknown(instruction, accepted)
+    count = 3 if base == "v_pk_fmac_f16" else len(instruction.operands) - 1
+    halves = _Halves(instruction, count, lambda name, high: source_half(machine, name, code, high))
+    if clamp and code != "h":
+        if base not in SATURATING:
+            raise Unsupported(f"clamp on {base}")
+        exact, limits = SATURATING[base], np.iinfo(NUMPY_TYPE[code])
+
+        def function(*values: Any) -> Any:
+            wide = exact(*[array(value).astype(i64) for value in values])
+            return np.clip(wide, limits.min, limits.max).astype(limits.dtype)
+
+        clamp = False
+    register, enabled = machine.vgprs[vgpr_row(machine, instruction.operands[0])], machine.exec_mask
+    low, high = halves.low, halves.high
+
+    def execute() -> None:
+        first = function(*[value_of(x) for x in low])
+        second = function(*[value_of(x) for x in high])
+        if clamp:
+            first, second = _clamped(first), _clamped(second)
+        packed = pack_halves(np.ascontiguousarray(first), np.ascontiguousarray(second))
+        np.copyto(register, packed, where=enabled)
+
+    return execute
+
+
+def _dword(machine: Any, name: str, high: int) -> Any:
+    """The first or second dword of an operand of two."""
+    register = parse_register(name)
+    if register is None:
+        # A constant is the low dword. LLVM's assembler accepts op_sel_hi on it and GPUs of this
+        # family differ in what they read then.
+        if high:
+            raise Unsupported("high half of a constant in packed f32")
+        return source(machine, name, "f")
+    if register[0] == "s":
+        number = sgpr(name) + high
+        return machine.sgprs_f32[:, number : number + 1]
+    return machine.vgprs_f32[vgpr_row(machine, name) + high]
+
+
+def _packed_32(machine: Any, instruction: Instruction, base: str) -> Any:
+    refuse_unknown(instruction, PACKED | {"clamp"})
+    function, clamp = PACKED_32[base], bool(instruction.modifiers.get("clamp"))
+    halves = _Halves(
+        instruction,
+        len(instruction.operands) - 1,
+        lambda name, high: _dword(machine, name, high),
+    )
+    row, enabled = vgpr_row(machine, instruction.operands[0]), machine.exec_mask
+    low, high = halves.low, halves.high
+    first_register, second_register = machine.vgprs_f32[row], machine.vgprs_f32[row + 1]
+
+    def execute() -> None:
+        first = function(*[value_of(x) for x in low])
+        second = function(*[value_of(x) for x in high])
+        if machine.may_flush and machine.mode.flush_f32:
+            first, second = flush_f32(first), flush_f32(second)
+        if clamp:
+            first, second = _clamped(first), _clamped(second)
+        if machine.all_lanes:
+            first_register[...] = first
+            second_register[...] = second
+        else:
+            np.copyto(first_register, first, where=enabled)
+            np.copyto(second_register, second, where=enabled)
+
+    return execute
+
+
+def _packed_move(machine: Any, instruction: Instruction) -> Any:
+    """V_PK_MOV_B32: one dword of each source; op_sel chooses for the low and the high result."""
+    refuse_unknown(instruction, {"op_sel", "op_sel_hi"})
+    chosen = instruction.modifiers.get("op_sel", [0, 0])
+    a = _dword(machine, instruction.operands[1], chosen[0])
+    b = _dword(machine, instruction.operands[2], chosen[1])
+    row = vgpr_row(machine, instruction.operands[0])
+    first, second = machine.vgprs[row], machine.vgprs[row + 1]
+
+    def execute() -> None:
+        enabled = True if machine.all_lanes else machine.exec_mask
+        low, high = np.array(array(a).view(u32)), np.array(array(b).view(u32))
+        np.copyto(first, low, where=enabled)
+        np.copyto(second, high, where=enabled)
+
+    return execute
+
+
+# ---- dot products -----------------------------------------------------------------------------
+_FLOAT_DOTS = [f"v_dot2{c}_f32_{t}" for c in ("", "c") for t in ("f16", "bf16")]
+
+
+@special(*_FLOAT_DOTS, modifiers=PACKED | {"clamp"})
+def _float_dot(machine: Any, instruction: Instruction, base: str, index: int) -> Any:
+    """Two products of f16 or bf16 and an f32, added in f64 and rounded once. Denormals are
+    flushed whatever the mode (CDNA4 ISA, 6.4)."""
+    modifiers, operands = instruction.modifiers, list(instruction.operands)
+    if base.startswith("v_dot2c"):
+        operands.append(operands[0])
+    if any(modifiers.get(name, [0, 0, 0])[2:] == [1] for name in ("op_sel", "neg_lo", "neg_hi")):
+        raise Unsupported("modifier on the third operand of a dot product")
+    is_f16, clamp = base.endswith("_f16"), bool(modifiers.get("clamp"))
+
+    def widened(name: str, high: int) -> Any:
+        half = source_half(machine, name, "h" if is_f16 else "w", high)
+        if is_f16:
+            return lambda: flush_f16(array(value_of(half))).astype(f64)
+        return lambda: flush_f32(bf16_to_f32(array(value_of(half)))).astype(f64)
+
+    halves = _Halves(instruction, 2, widened)
+    (a0, b0), (a1, b1) = halves.low, halves.high
+    addend, write = source(machine, operands[3], "f"), destination(machine, operands[0], "f")
+
+    def execute() -> None:
+        total = value_of(a0) * value_of(b0) + value_of(a1) * value_of(b1)
+        result = flush_f32((total + flush_f32(value_of(addend))).astype(f32))
+        write(_clamped(result) if clamp else result)
+
+    return execute
+
+
+def flush_f16(x: Any) -> Any:
+    """Denormals become zeros of their sign."""
+    return np.where(np.abs(x) < f16(2.0**-14), np.copysign(f16(0), x), x)
+
+
+_INTEGER_DOTS = (
     "v_dot4_i32_i8",
     "v_dot4_u32_u8",
     "v_dot4c_i32_i8",
@@ -206,83 +253,34 @@ for _n in (
     "v_dot2_i32_i16",
     "v_dot2_u32_u16",
     "v_dot2c_i32_i16",
-):
-    SPECIALS[_n] = _dot
+)
 
 
-# ---- gfx950 scaled conversions -----------------------------------------------------------------------
-def compile_scalef32(M, ins, base):
-    """v_cvt_scalef32_[pk_|pk32_..]<dst>_<src>: fp4/fp6/fp8/bf8 <-> f32/f16/bf16 with a power-of-two f32 scale (its exponent counts)"""
-    m = re.match(
-        r"v_cvt_scalef32_(sr_)?(pk\d*_)?(f32|f16|bf16|fp8|bf8|fp4|fp6|bf6)_(f32|f16|bf16|fp8|bf8|fp4|fp6|bf6)$",
-        base,
-    )
-    if not m or m[1]:
-        raise Unsupported(base)
-    pk, dt, st = m[2] or "", m[3], m[4]
-    FM = {"fp8": E4M3, "bf8": E5M2, "fp4": E2M1, "fp6": E2M3, "bf6": E3M2}
-    osel = ins.mods.get("op_sel", [0] * 4)
-    k, d, _c = parse_reg(ins.ops[0])
-    d = row(M, k, d)
-    EX = M.EX
-    ex = lambda x: np.ldexp(1.0, ((A(call(x)).view(u32) >> u32(23)) & u32(255)).astype(i32) - 127)
-    if pk in ("", "pk_") and st in FM:  # small -> wide
-        F = FM[st]
-        bits = 4 if st == "fp4" else 8
-        x, sc = src(M, ins.ops[1], "u"), src(M, ins.ops[2], "f")
-        n = 2 if pk else 1
-        sh = 8 * (osel[0] + 2 * osel[1]) if bits == 4 or n == 1 else 16 * osel[0]
+@special(*_INTEGER_DOTS, modifiers={"clamp"})
+def _integer_dot(machine: Any, instruction: Instruction, base: str, index: int) -> Any:
+    """Products of 16, 8 or 4-bit integers, added to a 32-bit one, which wraps or saturates."""
+    match = re.match(r"v_dot(\d)(c?)_([iu])32_", base)
+    if match is None:
+        raise Unsupported(f"instruction {base}")
+    count, signed = int(match[1]), match[3] == "i"
+    bits, clamp = 32 // count, bool(instruction.modifiers.get("clamp"))
+    operands = [*instruction.operands, *(instruction.operands[:1] if match[2] else [])]
+    code = match[3]
+    a, b = source(machine, operands[1], "u"), source(machine, operands[2], "u")
+    addend, write = source(machine, operands[3], code), destination(machine, operands[0], code)
+    limits, sign = np.iinfo(NUMPY_TYPE[code]), 1 << (bits - 1)
 
-        def f():
-            v, s = call(x) >> u32(sh), ex(sc)
-            r = [
-                (F.dec((v >> u32(bits * j)) & u32((1 << bits) - 1)).astype(f64) * s).astype(f32)
-                for j in range(n)
-            ]
-            if dt == "f32":
-                for j in range(n):
-                    np.copyto(M.Vf[d + j], r[j], where=EX)
-            else:
-                cv = (lambda z: z.astype(f16).view(u16)) if dt == "f16" else f2bf
-                if n == 2:
-                    np.copyto(
-                        M.V[d], cv(r[0]).astype(u32) | (cv(r[1]).astype(u32) << u32(16)), where=EX
-                    )
-                else:
-                    np.copyto(
-                        M.V16[
-                            d, :, :, osel[3] if len(osel) > 3 else (osel[2] if len(osel) > 2 else 0)
-                        ],
-                        cv(r[0]),
-                        where=EX,
-                    )
+    def element(value: Any, position: int) -> Any:
+        raw = ((array(value) >> u32(bits * position)) & u32((1 << bits) - 1)).astype(i64)
+        return (raw ^ sign) - sign if signed else raw
 
-        return f
-    if pk == "pk_" and dt in FM:  # wide -> small
-        F = FM[dt]
-        bits = 4 if dt == "fp4" else 8
-        if st == "f32":
-            g = [src(M, ins.ops[1], "f"), src(M, ins.ops[2], "f")]
-            sc = src(M, ins.ops[3], "f")
-            os2 = osel[2:] if len(osel) > 2 else [0]
-        else:
-            ty = "h" if st == "f16" else "b"
-            g = [src(M, ins.ops[1], ty, hi=h) for h in (0, 1)]
-            sc = src(M, ins.ops[2], "f")
-            os2 = osel[2:] if len(osel) > 2 else [0]
-        D8 = M.V.view(u8).reshape(*M.V.shape, 4)[d]
+    def execute() -> None:
+        x, y = value_of(a), value_of(b)
+        total = array(value_of(addend)).astype(i64)
+        for position in range(count):
+            total = total + element(x, position) * element(y, position)
+        if clamp:
+            total = np.clip(total, limits.min, limits.max)
+        write(total.astype(limits.dtype))
 
-        def f():
-            s = ex(sc)
-            r = [F.enc(A(call(x)).astype(f64) / s, sat=M.mode["fp16_ovfl"]) for x in g]
-            if bits == 4:
-                np.copyto(
-                    D8[..., os2[0] + 2 * (os2[1] if len(os2) > 1 else 0)],
-                    (r[0] | (r[1] << u32(4))).astype(u8),
-                    where=EX,
-                )
-            else:
-                np.copyto(M.V16[d, :, :, os2[-1]], (r[0] | (r[1] << u32(8))).astype(u16), where=EX)
-
-        return f
-    raise Unsupported(base)
+    return execute
