@@ -14,7 +14,6 @@ import torch
 from torch import Tensor
 
 from vllm_amdopt.codegen.assembly import matrix_flops
-from vllm_amdopt.codegen.compilation import variants
 from vllm_amdopt.emulator.launch import Device
 from vllm_amdopt.ops import (
     gemm_small_batch,
@@ -30,7 +29,7 @@ MOST = 1.05
 
 @dataclass(frozen=True)
 class Workload:
-    """One call of an operation. `prepare` makes the tensors and returns (call, the stream's tensor).
+    """One call of an operation. `prepare` makes the tensors: (call, the tensor of the stream).
 
     needed_bytes: of the stream (keys and values, latents, a weight). needed_flops: of the two
     products, with no padding and nothing masked. `most` and `why`: the ratio of bytes that is
@@ -71,7 +70,7 @@ class Traffic:
 def measure(workload: Workload, gfx: str) -> Traffic:
     """Run the workload in the emulator."""
     call, stream = workload.prepare()
-    device = Device(gfx, keep_launches=None)
+    device = Device(gfx, keep_launches=None, stats="full")
     with device:
         call()
     storage = stream.untyped_storage()
@@ -82,7 +81,7 @@ def measure(workload: Workload, gfx: str) -> Traffic:
         for kind, count in launch["bytes"].items():
             moved[kind] = moved.get(kind, 0) + count
         stream_bytes += sum(n for base, n in launch["loaded"].items() if first <= base < last)
-        flops += launch["instrs"].get("mfma", 0) * _flops_per_instruction(launch["kernel"], gfx)
+        flops += sum(matrix_flops(name) * n for name, n in launch["matrix"].items())
     return Traffic(
         workload=workload,
         gfx=gfx,
@@ -92,3 +91,191 @@ def measure(workload: Workload, gfx: str) -> Traffic:
         lds_bytes=moved["lds_load"] + moved["lds_store"] + moved["global_to_lds"],
         flops=flops,
     )
+
+
+def _table(lengths: tuple[int, ...], block_size: int) -> tuple[Tensor, Tensor, int]:
+    """(block table, lengths, number of blocks): blocks in a mixed order."""
+    needed = [-(-length // block_size) for length in lengths]
+    order = torch.randperm(sum(needed), generator=torch.Generator().manual_seed(1))
+    table = torch.zeros(len(lengths), max(needed), dtype=torch.int32)
+    for sequence, blocks in enumerate(order.split(needed)):
+        table[sequence, : len(blocks)] = blocks.to(torch.int32)
+    return table, torch.tensor(lengths, dtype=torch.int32), sum(needed)
+
+
+def _random(*shape: int) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(2)).to(torch.bfloat16)
+
+
+def decode(
+    lengths: tuple[int, ...], kv_heads: int, group: int, size: int, block_size: int, splits: int = 1
+) -> Workload:
+    """One new token per sequence."""
+
+    def prepare() -> tuple[Callable[[], object], Tensor]:
+        table, seq_lens, blocks = _table(lengths, block_size)
+        cache = _random(blocks, kv_heads, block_size, 2 * size)
+        query = _random(len(lengths), kv_heads * group, size)
+
+        def call() -> None:
+            paged_attention_decode.launch(
+                query,
+                cache[..., :size],
+                cache[..., size:],
+                table,
+                seq_lens,
+                size**-0.5,
+                torch.empty_like(query),
+                max_seq_len=max(lengths),
+                splits=splits,
+            )
+
+        return call, cache
+
+    heads = kv_heads * group
+    parts = f", {splits} parts" if splits > 1 else ""
+    return Workload(
+        f"decode, {heads}/{kv_heads} heads of {size}, block {block_size}{parts}",
+        "keys and values",
+        prepare,
+        needed_bytes=sum(lengths) * kv_heads * 2 * size * 2,
+        needed_flops=sum(lengths) * heads * size * 4,
+    )
+
+
+def mla(lengths: tuple[int, ...], heads: int, block_size: int, splits: int = 1) -> Workload:
+    """One new token per sequence, latents of 512 + 64."""
+    width, latent = 576, 512
+    tiles = -(-heads // 16)
+
+    def prepare() -> tuple[Callable[[], object], Tensor]:
+        table, seq_lens, blocks = _table(lengths, block_size)
+        cache, query = _random(blocks, block_size, width), _random(len(lengths), heads, width)
+
+        def call() -> None:
+            mla_decode.launch(
+                query,
+                cache,
+                table,
+                seq_lens,
+                192**-0.5,
+                torch.empty(len(lengths), heads, latent, dtype=query.dtype),
+                None,
+                kv_lora_rank=latent,
+                max_seq_len=max(lengths),
+                splits=splits,
+            )
+
+        return call, cache
+
+    parts = f", {splits} parts" if splits > 1 else ""
+    return Workload(
+        f"MLA decode, {heads} heads, block {block_size}{parts}",
+        "latents",
+        prepare,
+        needed_bytes=sum(lengths) * width * 2,
+        needed_flops=sum(lengths) * heads * 2 * (width + latent),
+        most=tiles if tiles > 1 else MOST,
+        why=(
+            "a program takes 16 heads, so each further 16 heads read the latents again"
+            if tiles > 1
+            else ""
+        ),
+    )
+
+
+def prefill(tokens: int, context: int, kv_heads: int, group: int, size: int) -> Workload:
+    """The last `tokens` of one sequence of `context` tokens, blocks of 16."""
+    rows = 64
+
+    def prepare() -> tuple[Callable[[], object], Tensor]:
+        table, seq_lens, blocks = _table((context,), 16)
+        cache = _random(blocks, kv_heads, 16, 2 * size)
+        query = _random(tokens, kv_heads * group, size)
+
+        def call() -> None:
+            paged_attention_prefill.launch(
+                query,
+                cache[..., :size],
+                cache[..., size:],
+                table,
+                seq_lens,
+                torch.tensor([0, tokens], dtype=torch.int32),
+                size**-0.5,
+                torch.empty_like(query),
+                max_query_len=tokens,
+                max_seq_len=context,
+            )
+
+        return call, cache
+
+    programs = -(-tokens * group // rows)
+    seen = [
+        min(context, context - tokens + (program + 1) * rows // group)
+        for program in range(programs)
+    ]
+    pairs = sum(context - tokens + token + 1 for token in range(tokens))
+    heads = kv_heads * group
+    return Workload(
+        f"prefill, {tokens} of {context} tokens, {heads}/{kv_heads} heads of {size}",
+        "keys and values",
+        prepare,
+        needed_bytes=context * kv_heads * 2 * size * 2,
+        needed_flops=pairs * heads * size * 4,
+        most=sum(seen) / context,
+        why=f"every {rows} rows read all the keys that they see; what is read again is bounded "
+        "by the arithmetic, not by memory",
+    )
+
+
+def gemm(m: int, n: int, k: int) -> Workload:
+    """x [m, k] times weight [n, k] transposed."""
+
+    def prepare() -> tuple[Callable[[], object], Tensor]:
+        x, weight = _random(m, k), _random(n, k)
+        return (lambda: gemm_small_batch.launch(x, weight, None)), weight
+
+    return Workload(
+        f"GEMM {m} x {n} x {k}",
+        "weight",
+        prepare,
+        needed_bytes=n * k * 2,
+        needed_flops=2 * m * n * k,
+    )
+
+
+def write(tokens: int, heads: int, size: int) -> Workload:
+    """New keys and values into blocks of 16."""
+
+    def prepare() -> tuple[Callable[[], object], Tensor]:
+        packed = _random(tokens, 2, heads, size)
+        cache = torch.empty(tokens, heads, 16, 2 * size, dtype=torch.bfloat16)
+        slots = torch.arange(tokens) * 17 % (16 * tokens)
+        k_cache, v_cache = cache[..., :size], cache[..., size:]
+        return (
+            lambda: kv_cache_write.launch(packed[:, 0], packed[:, 1], k_cache, v_cache, slots)
+        ), packed
+
+    return Workload(
+        f"cache write, {tokens} tokens, {heads} heads of {size}",
+        "new keys and values",
+        prepare,
+        needed_bytes=tokens * heads * 2 * size * 2,
+    )
+
+
+def workloads() -> Iterator[Workload]:
+    """Small, with lengths that no tile divides."""
+    yield decode((203, 77), 2, 4, 128, 16)
+    yield decode((203, 77), 2, 4, 128, 16, splits=2)
+    yield decode((130,), 1, 16, 128, 64)
+    yield decode((75,), 1, 1, 128, 16)
+    yield mla((70, 33), 16, 1)
+    yield mla((100,), 16, 64, splits=2)
+    yield mla((40,), 32, 1)
+    yield prefill(40, 96, 2, 4, 128)
+    yield gemm(1, 128, 512)
+    yield gemm(16, 128, 512)
+    yield gemm(32, 128, 512)
+    yield gemm(64, 128, 512)
+    yield write(5, 8, 128)

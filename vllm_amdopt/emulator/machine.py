@@ -354,6 +354,16 @@ class Machine:
                 counts[location] = counts.get(location, 0) + visits
         return dict(sorted(counts.items(), key=lambda item: -item[1])[:count])
 
+    def matrix_instructions(self) -> dict[str, int]:
+        """Executed matrix instructions of all waves, by name."""
+        counts: dict[str, int] = {}
+        for pc, visits in self.visits.items():
+            for index in range(pc, self.block_end[pc]) if visits else ():
+                name = self.program.instructions[index].op
+                if name.startswith(("v_mfma", "v_smfmac")):
+                    counts[name] = counts.get(name, 0) + visits
+        return counts
+
     def stats(self) -> dict[str, int]:
         """Executed wave instructions by class."""
         counts: dict[str, int] = {}

@@ -32,10 +32,23 @@ class _HostBytes:
 class Region:
     """One buffer, seen in units of 1 to 16 bytes from an address aligned to 16."""
 
-    __slots__ = ("base", "end", "keep", "name", "origin", "u8", "u16", "u32", "u64", "wide")
+    __slots__ = (
+        "base",
+        "end",
+        "keep",
+        "loaded",
+        "name",
+        "origin",
+        "u8",
+        "u16",
+        "u32",
+        "u64",
+        "wide",
+    )
 
     def __init__(self, base: int, nbytes: int, name: str, keep: Any = None) -> None:
         self.base, self.end, self.name, self.keep = base, base + nbytes, name, keep
+        self.loaded = 0  # bytes that loads asked for
         self.origin = base & ~15
         count = ((self.end + 15) & ~15) - self.origin
         self.u8 = np.asarray(_HostBytes(self.origin, count))
@@ -44,6 +57,7 @@ class Region:
 
     def load(self, addresses: Any, size: int) -> Any:
         """u32 (lanes,) for 1 and 2 bytes, (lanes, dwords) for multiples of 4; any alignment"""
+        self.loaded += len(addresses) * size
         at = addresses - self.origin
         if size == 1:
             return self.u8[at].astype(u32)

@@ -316,9 +316,12 @@ def _counts(
         "instrs": dict(sorted(by_class.items())),
         "bytes": dict(machine.bytes),
         "blocks": machine.steps,
+        # By the address where the buffer starts.
+        "loaded": {region.base: region.loaded for region in machine.memory.regions},
     }
     if machine.options["stats"] == "full":
         counts["lines"] = machine.lines()
+        counts["matrix"] = machine.matrix_instructions()
         counts["segments64B"] = dict(machine.sectors)
         estimated, conflict_free = machine.lds_cycles
         counts["lds_cycles"] = {"estimated": estimated, "conflict_free": conflict_free}
