@@ -10,7 +10,7 @@ import triton
 import triton.language as tl
 
 from vllm_amdopt import codegen
-from vllm_amdopt.codegen import assembly, command, occupancy
+from vllm_amdopt.codegen import assembly, command, document, occupancy
 from vllm_amdopt.kernels.variants import Budget, CodegenVariant
 
 VARIANTS = list(codegen.variants())
@@ -209,3 +209,14 @@ def test_json_holds_what_the_table_shows(capsys):
 def test_no_such_kernel_is_an_error(capsys):
     assert codegen.main(["--kernel", "no-such-kernel"]) == 1
     assert "no kernel variant has 'no-such-kernel'" in capsys.readouterr().err
+
+
+def test_a_document_that_differs_is_an_error_that_says_what_to_run(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(document, "document", lambda: "as it is\n")
+    written = tmp_path / "codegen.md"
+    assert codegen.main(["--check", str(written)]) == 1
+    assert codegen.main(["--write", str(written)]) == 0
+    assert codegen.main(["--check", str(written)]) == 0
+    written.write_text("as it was\n")
+    assert codegen.main(["--check", str(written)]) == 1
+    assert f"run `python -m vllm_amdopt.codegen --write {written}`" in capsys.readouterr().err

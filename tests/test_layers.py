@@ -36,7 +36,7 @@ LAYERS = {
     "policy": Layer(ours=("policy", "hardware")),
     "kernels": Layer(third_party=("triton",), ours=("kernels",)),
     "ops": Layer(third_party=("torch",), ours=("ops", "kernels", "hardware")),
-    "codegen": Layer(third_party=("triton",), ours=("kernels", "hardware")),
+    "codegen": Layer(third_party=("triton",), ours=("codegen", "kernels", "hardware")),
     "emulator": Layer(third_party=("numpy",), ours=("emulator",)),
     "integration": Layer(
         third_party=("torch", "vllm"),
@@ -52,6 +52,11 @@ MODULE_EXCEPTIONS = {
     # The launch hook stands between Triton's launcher and PyTorch's memory.
     "emulator.launch": _LAUNCH_HOOK,
     "emulator.pretend_cuda": _LAUNCH_HOOK,
+    # Runs the kernels in the emulator to count what they move.
+    "codegen.traffic": Layer(
+        third_party=("torch", "triton"),
+        ours=("codegen", "kernels", "hardware", "ops", "emulator"),
+    ),
     # Chooses between Triton's interpreter and compiler before any kernel is imported.
     "integration.cpu_engine": Layer(
         third_party=(*LAYERS["integration"].third_party, "triton"), ours=LAYERS["integration"].ours

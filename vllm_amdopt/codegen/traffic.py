@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from triton import knobs
 
 from vllm_amdopt.codegen.assembly import matrix_flops
 from vllm_amdopt.emulator.launch import Device
@@ -71,7 +72,8 @@ def measure(workload: Workload, gfx: str) -> Traffic:
     """Run the workload in the emulator."""
     call, stream = workload.prepare()
     device = Device(gfx, keep_launches=None, stats="full")
-    with device:
+    with device, knobs.language.scope():
+        knobs.language.default_fp_fusion = True  # as compilation.py has it
         call()
     storage = stream.untyped_storage()
     first, last = storage.data_ptr(), storage.data_ptr() + storage.nbytes()

@@ -1,0 +1,34 @@
+"""What the kernels read, multiply and keep in LDS, counted exactly; and the page that shows it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.kernels.registry import GFX
+from vllm_amdopt.codegen import traffic
+from vllm_amdopt.codegen.document import document
+
+WORKLOADS = list(traffic.workloads())
+PAGE = Path(__file__).resolve().parents[2] / "docs" / "codegen.md"
+
+
+@pytest.fixture(scope="module")
+def measured() -> list[traffic.Traffic]:
+    return [traffic.measure(workload, gfx) for workload in WORKLOADS for gfx in GFX]
+
+
+def test_each_byte_of_a_stream_is_read_as_often_as_it_must_be(measured) -> None:
+    for counted in measured:
+        workload = counted.workload
+        assert 1.0 <= counted.bytes_ratio <= workload.most, workload.name
+        assert workload.most == traffic.MOST or workload.why
+        assert counted.flops >= workload.needed_flops
+        assert counted.loaded_bytes >= counted.stream_bytes
+        assert counted.stored_bytes > 0
+
+
+def test_the_page_is_what_the_compiler_and_the_emulator_say(measured) -> None:
+    """Exact: every register, load and wait of every form, every byte and every FLOP."""
+    assert PAGE.read_text(encoding="utf-8") == document(measured)
