@@ -111,6 +111,7 @@ BUDGET = Budget(4, "f32_16x16x16_bf16", {32: 1}, 1)
         pytest.param({"loop_loads": {64: 16}}, "no load is 128 bits", id="narrow-stream"),
         pytest.param({"loop_loads": {128: 8, 32: 2}}, "2 loads of the main loop", id="more-narrow"),
         pytest.param({"loop_full_waits": 2}, "2 times, not 1", id="full-waits"),
+        pytest.param({"loop_serial_loads": 1}, "1 loads of the main loop", id="serial-loads"),
     ],
 )
 def test_what_is_over_budget_is_said(change, words):
@@ -152,6 +153,7 @@ def test_the_main_loop_is_the_one_that_multiplies():
     ]
     assert assembly.accesses(loop, "load") == {128: 1, 32: 1}
     assert [instruction.waits_for_all_loads for instruction in loop].count(True) == 1
+    assert assembly.serial_loads(loop) == 1
     assert assembly.accesses(code.instructions, "store") == {16: 1}
     assert assembly.matrix_instructions(loop) == {"f32_16x16x16_bf16": 1}
     assert assembly.matrix_flops("f32_16x16x16_bf16") == 8192
@@ -209,6 +211,29 @@ def test_json_holds_what_the_table_shows(capsys):
 def test_no_such_kernel_is_an_error(capsys):
     assert codegen.main(["--kernel", "no-such-kernel"]) == 1
     assert "no kernel variant has 'no-such-kernel'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("lines", "expected"),
+    [
+        pytest.param("load128 wait0 load128 wait0", 2, id="one-by-one"),
+        pytest.param("load128 load128 wait0", 0, id="together"),
+        pytest.param("load128 load128 wait1 wait0", 0, id="in-turn"),
+        pytest.param("load128 load32 wait0", 1, id="with-an-index"),
+        pytest.param("wait0 multiply load128", 1, id="for-the-next-round"),
+        pytest.param("load128 wait0 multiply load128", 0, id="one-a-round-ahead"),
+    ],
+)
+def test_loads_that_nothing_overlaps_are_counted(lines, expected):
+    words = {
+        "load128": "global_load_dwordx4 v[0:3], v[4:5], off",
+        "load32": "buffer_load_dword v0, v1, s[0:3], 0 offen",
+        "wait0": "s_waitcnt vmcnt(0)",
+        "wait1": "s_waitcnt vmcnt(1)",
+        "multiply": "v_mfma_f32_16x16x16_bf16 v[0:3], v[4:5], v[6:7], v[0:3]",
+    }
+    text = "\n".join("  " + words[word] for word in lines.split())
+    assert assembly.serial_loads(assembly.parse(text).instructions) == expected
 
 
 def test_a_document_that_differs_is_an_error_that_says_what_to_run(tmp_path, monkeypatch, capsys):

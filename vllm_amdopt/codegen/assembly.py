@@ -64,6 +64,23 @@ class Assembly:
         return max(bodies, key=lambda body: (*_weight(body), -len(body)), default=())
 
 
+def serial_loads(loop: Sequence[Instruction]) -> int:
+    """Loads of 128 bits per round that a wait for every load finds alone under way.
+
+    Nothing overlaps the trip to memory of such a load but other waves.
+    """
+    count = under_way = 0
+    for _ in range(2):  # what the end of a round leaves under way is waited for in the next one
+        count = 0
+        for instruction in loop:
+            if instruction.access == ("load", 128):
+                under_way += 1
+            elif instruction.waits_for_all_loads:
+                count += under_way == 1
+                under_way = 0
+    return count
+
+
 def _weight(body: Sequence[Instruction]) -> tuple[int, int]:
     return sum(i.is_matrix for i in body), accesses(body, "load")[128]
 

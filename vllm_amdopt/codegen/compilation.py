@@ -78,7 +78,7 @@ def _attributes(
     """What Triton's launcher would find out about the arguments, by their position."""
     attributes: dict[tuple[int, ...], list[list[Any]]] = {}
     for i, (name, kind) in enumerate(signature.items()):
-        members = [((i,), kind)]
+        members: list[tuple[tuple[int, ...], Any]] = [((i,), kind)]
         if isinstance(kind, tuple):
             members = [((i, j), item) for j, item in enumerate(kind)]
         for path, item in members:

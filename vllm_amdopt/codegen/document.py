@@ -36,8 +36,8 @@ KV caches are taken to be larger than 2 GiB, as they are in serving: Triton then
   1280 on gfx950). Sources: LLVM's AMDGPUBaseInfo.cpp (getTotalNumVGPRs, getVGPRAllocGranule,
   getMaxWavesPerEU); LLVM prints the number by registers under each kernel, and a test compares.
 - loop: instructions of the main loop; its loads by width in bits; how often it waits until every
-  load has arrived (`s_waitcnt vmcnt(0)`), each a trip to memory that only other waves hide. The aim
-  is 0.
+  load has arrived (`s_waitcnt vmcnt(0)`), each a trip to memory that only other waves hide; and how
+  many of its 128-bit loads such a wait finds alone under way. The aim of both is 0.
 """
 
 TRAFFIC = """\
@@ -81,11 +81,12 @@ def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 def _forms(reports: list[CodegenReport]) -> str:
     head = ["form", "registers", "scalar spills", "LDS", "waves", "matrix instruction"]
-    head += ["loop", "its loads", "full waits"]
+    head += ["loop", "its loads", "full waits", "serial loads"]
     rows = []
     for r in reports:
         registers = f"{r.vgpr} ({r.agpr} accumulation)" if r.agpr else str(r.vgpr)
         loop = [str(r.loop_instructions), counts(r.loop_loads), str(r.loop_full_waits)]
+        loop += [str(r.loop_serial_loads or "-")]
         rows.append(
             [
                 f"`{r.variant}`",
@@ -94,7 +95,7 @@ def _forms(reports: list[CodegenReport]) -> str:
                 str(r.lds_bytes or "-"),
                 f"{r.waves_per_simd:g}",
                 " ".join(f"`{name}`" for name in r.matrix) or "-",
-                *(loop if r.loop_instructions else ["-", "-", "-"]),
+                *(loop if r.loop_instructions else ["-"] * len(loop)),
             ]
         )
     return table(head, rows)
@@ -112,6 +113,7 @@ def _missed(found: list[CodegenVariant], reports: dict[tuple[str, str], CodegenR
             f"(`{max(made, key=lambda r: r.loop_full_waits).variant}`): no loop loads a tile ahead."
         )
         for text, missed in (
+            ("stream loads one after the other", [r for r in made if r.loop_serial_loads > 1]),
             ("one wave per SIMD", [r for r in made if r.waves_per_simd <= 1]),
             ("scalar registers in vector lanes", [r for r in made if r.scalar_spills]),
             ("a stream in loads under 128 bits", [r for r in made if _narrow(r)]),
@@ -137,19 +139,24 @@ def _large(found: list[CodegenVariant], reports: dict[tuple[str, str], CodegenRe
             small = report(replace(variant, over_2_gib=()), gfx)
             large = reports[variant.name, gfx]
             rows.append([f"`{variant.name}`", gfx, *_both(small, large)])
-    return table(["form", "chip", "registers", "waves", "loop", "full waits"], rows) + (
-        "\nEach cell: tensors under 2 GiB → as served. A load with a 64-bit address cannot be masked\n"
-        "by the buffer's bounds; the compiler branches around it instead.\n"
+    head = ["form", "chip", "registers", "waves", "loop", "full waits", "serial loads"]
+    return table(head, rows) + (
+        "\nEach cell: tensors under 2 GiB → as served. A load with a 64-bit address cannot be\n"
+        "masked by the buffer's bounds; the compiler branches around each one instead, and on\n"
+        "gfx942 waits behind many of them, so that their trips to memory add up.\n"
     )
 
 
 def _both(small: CodegenReport, large: CodegenReport) -> Iterator[str]:
-    for name in ("vgpr", "waves_per_simd", "loop_instructions", "loop_full_waits"):
+    for name in ("vgpr", "waves_per_simd", "loop_instructions"):
         yield f"{getattr(small, name):g} → {getattr(large, name):g}"
+    yield f"{small.loop_full_waits} → {large.loop_full_waits}"
+    yield f"{small.loop_serial_loads} → {large.loop_serial_loads}"
 
 
 def _traffic(measured: list[Traffic]) -> str:
-    rows, reasons = [], []
+    rows: list[list[str]] = []
+    reasons: dict[str, str] = {}
     for t in measured:
         load, ratio = t.workload, t.flops_ratio
         rows.append(
@@ -164,7 +171,7 @@ def _traffic(measured: list[Traffic]) -> str:
                 f"{t.lds_bytes / load.needed_bytes:.2f}",
             ]
         )
-        if load.why and load.name not in dict(reasons):
-            reasons.append((load.name, f"- {load.name}: {load.most:.3g} is allowed: {load.why}.\n"))
+        if load.why:
+            reasons[load.name] = f"- {load.name}: {load.most:.3g} is allowed: {load.why}.\n"
     head = ["workload", "chip", "stream", "bytes needed", "read", "ratio", "matrix work", "LDS"]
-    return table(head, rows) + "\n" + "".join(reason for _, reason in reasons)
+    return table(head, rows) + "\n" + "".join(reasons.values())

@@ -25,7 +25,7 @@ class CodegenReport:
     registers (agpr) together. spills: vector registers, which go to memory; scalar_spills: scalar
     ones, which go to lanes of vector registers. loads and stores: bits per lane -> how many
     instructions. `loop_...` are those of the main loop, empty without one; loop_full_waits: its
-    `s_waitcnt vmcnt(0)`.
+    `s_waitcnt vmcnt(0)`; loop_serial_loads: those that find one 128-bit load.
     """
 
     variant: str
@@ -47,6 +47,7 @@ class CodegenReport:
     loop_matrix: dict[str, int] = field(default_factory=dict)
     loop_loads: dict[int, int] = field(default_factory=dict)
     loop_full_waits: int = 0
+    loop_serial_loads: int = 0
 
 
 def report(variant: CodegenVariant, gfx: str) -> CodegenReport:
@@ -80,6 +81,7 @@ def read(text: str, variant: CodegenVariant, gfx: str, lds_bytes: int) -> Codege
         loop_matrix=_by_key(assembly.matrix_instructions(loop)),
         loop_loads=_widest_first(loop, "load"),
         loop_full_waits=sum(instruction.waits_for_all_loads for instruction in loop),
+        loop_serial_loads=assembly.serial_loads(loop),
     )
 
 
@@ -125,6 +127,11 @@ def violations(made: CodegenReport, budget: Budget) -> list[str]:
         found.append(
             f"the main loop waits for all its loads {made.loop_full_waits} times, not "
             f"{budget.full_waits}."
+        )
+    if made.loop_serial_loads > budget.serial_loads:
+        found.append(
+            f"{made.loop_serial_loads} loads of the main loop are waited for one by one, not "
+            f"{budget.serial_loads}."
         )
     return found
 

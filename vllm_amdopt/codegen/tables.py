@@ -21,14 +21,29 @@ def render(reports: list[CodegenReport]) -> str:
         "code",
         "loop",
         "full waits",
+        "serial loads",
         "matrix instructions",
         "loads x bits",
         "stores x bits",
     ]
     rows = [head]
     for r in reports:
-        numbers = [r.vgpr, r.agpr, r.sgpr, r.spills, r.scalar_spills, r.lds_bytes, r.num_warps]
-        numbers += [r.waves_per_simd, r.instructions, r.loop_instructions, r.loop_full_waits]
+        numbers: list[float] = [
+            r.vgpr,
+            r.agpr,
+            r.sgpr,
+            r.spills,
+            r.scalar_spills,
+            r.lds_bytes,
+            r.num_warps,
+        ]
+        numbers += [
+            r.waves_per_simd,
+            r.instructions,
+            r.loop_instructions,
+            r.loop_full_waits,
+            r.loop_serial_loads,
+        ]
         cells = [counts(r.matrix), counts(r.loads), counts(r.stores)]
         rows.append([r.variant, r.gfx, *(f"{number:g}" for number in numbers), *cells])
     widths = [max(len(row[i]) for row in rows) for i in range(len(head))]

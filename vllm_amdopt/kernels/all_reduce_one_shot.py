@@ -182,20 +182,20 @@ def all_reduce_one_shot_kernel(
 
 _BUDGETS: dict[str, dict[str, Budget]] = {
     "all_reduce_one_shot/bf16/2_ranks": {
-        "gfx942": Budget(8, full_waits=2),
-        "gfx950": Budget(8, full_waits=2),
+        "gfx942": Budget(8, full_waits=2, serial_loads=2),
+        "gfx950": Budget(8, full_waits=2, serial_loads=2),
     },
     "all_reduce_one_shot/bf16/8_ranks": {
-        "gfx942": Budget(8, full_waits=8),
-        "gfx950": Budget(8, full_waits=8),
+        "gfx942": Budget(8, full_waits=8, serial_loads=8),
+        "gfx950": Budget(8, full_waits=8, serial_loads=8),
     },
     "all_reduce_one_shot/fp16/8_ranks": {
-        "gfx942": Budget(8, full_waits=8),
-        "gfx950": Budget(8, full_waits=8),
+        "gfx942": Budget(8, full_waits=8, serial_loads=8),
+        "gfx950": Budget(8, full_waits=8, serial_loads=8),
     },
     "all_reduce_one_shot/fp32/8_ranks": {
-        "gfx942": Budget(8, full_waits=8),
-        "gfx950": Budget(8, full_waits=8),
+        "gfx942": Budget(8, full_waits=8, serial_loads=8),
+        "gfx950": Budget(8, full_waits=8, serial_loads=8),
     },
 }
 

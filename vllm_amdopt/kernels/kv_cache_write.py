@@ -142,8 +142,8 @@ _BUDGETS: dict[str, dict[str, Budget]] = {
         "gfx950": Budget(8),
     },
     "write_heads/bf16/40x128/block16": {
-        "gfx942": Budget(8, full_waits=2),
-        "gfx950": Budget(8, full_waits=2),
+        "gfx942": Budget(8, full_waits=2, serial_loads=1),
+        "gfx950": Budget(8, full_waits=2, serial_loads=1),
     },
     "write_heads/bf16/4x256/block64": {
         "gfx942": Budget(8),

@@ -233,24 +233,24 @@ _STRIDES = (
 
 _BUDGETS: dict[str, dict[str, Budget]] = {
     "split/bf16/latent512/block1": {
-        "gfx942": Budget(1, "f32_16x16x16_bf16", {32: 9}, 10),
-        "gfx950": Budget(1, "f32_16x16x32_bf16", {32: 9}, 2),
+        "gfx942": Budget(1, "f32_16x16x16_bf16", {32: 9}, 10, serial_loads=9),
+        "gfx950": Budget(1, "f32_16x16x32_bf16", {32: 9}, 2, serial_loads=1),
     },
     "split/bf16/latent512/block1/direct": {
-        "gfx942": Budget(1, "f32_16x16x16_bf16", {32: 9}, 12),
-        "gfx950": Budget(1, "f32_16x16x32_bf16", {32: 9}, 3),
+        "gfx942": Budget(1, "f32_16x16x16_bf16", {32: 9}, 12, serial_loads=9),
+        "gfx950": Budget(1, "f32_16x16x32_bf16", {32: 9}, 3, serial_loads=1),
     },
     "split/bf16/latent512/block64": {
-        "gfx942": Budget(1, "f32_16x16x16_bf16", full_waits=9),
-        "gfx950": Budget(1, "f32_16x16x32_bf16", full_waits=2),
+        "gfx942": Budget(1, "f32_16x16x16_bf16", full_waits=9, serial_loads=9),
+        "gfx950": Budget(1, "f32_16x16x32_bf16", full_waits=2, serial_loads=1),
     },
     "split/bf16/latent256/block1/direct": {
-        "gfx942": Budget(2, "f32_16x16x16_bf16", {32: 5}, 3),
-        "gfx950": Budget(2, "f32_16x16x32_bf16", {32: 5}, 4),
+        "gfx942": Budget(2, "f32_16x16x16_bf16", {32: 5}, 3, serial_loads=1),
+        "gfx950": Budget(2, "f32_16x16x32_bf16", {32: 5}, 4, serial_loads=2),
     },
     "split/fp16/latent512/block1": {
-        "gfx942": Budget(1, "f32_16x16x16_f16", {32: 9}, 12),
-        "gfx950": Budget(1, "f32_16x16x32_f16", {32: 9}, 2),
+        "gfx942": Budget(1, "f32_16x16x16_f16", {32: 9}, 12, serial_loads=9),
+        "gfx950": Budget(1, "f32_16x16x32_f16", {32: 9}, 2, serial_loads=1),
     },
     "reduce/bf16/latent512/splits16": {
         "gfx942": Budget(8, narrow_loads={32: 9}),

@@ -257,48 +257,48 @@ _STRIDES = (
 
 _BUDGETS: dict[str, dict[str, Budget]] = {
     "split/bf16/kv8/group4/head128/block16": {
-        "gfx942": Budget(2, "f32_16x16x16_bf16", {32: 8}, 6),
-        "gfx950": Budget(3, "f32_16x16x32_bf16", {32: 4}, 2),
+        "gfx942": Budget(2, "f32_16x16x16_bf16", {32: 8}, 6, serial_loads=3),
+        "gfx950": Budget(3, "f32_16x16x32_bf16", {32: 4}, 2, serial_loads=1),
     },
     "split/bf16/kv8/group4/head128/block16/direct": {
-        "gfx942": Budget(2, "f32_16x16x16_bf16", {32: 8}, 7),
-        "gfx950": Budget(3, "f32_16x16x32_bf16", {32: 4}, 3),
+        "gfx942": Budget(2, "f32_16x16x16_bf16", {32: 8}, 7, serial_loads=4),
+        "gfx950": Budget(3, "f32_16x16x32_bf16", {32: 4}, 3, serial_loads=1),
     },
     "split/bf16/kv8/group4/head128/block64/direct": {
-        "gfx942": Budget(2, "f32_16x16x16_bf16", full_waits=5),
+        "gfx942": Budget(2, "f32_16x16x16_bf16", full_waits=5, serial_loads=4),
         "gfx950": Budget(3, "f32_16x16x32_bf16", full_waits=2),
     },
     "split/bf16/kv8/group4/head128/block1": {
-        "gfx942": Budget(2, "f32_16x16x16_bf16", {32: 8}, 6),
-        "gfx950": Budget(3, "f32_16x16x32_bf16", {32: 4}, 2),
+        "gfx942": Budget(2, "f32_16x16x16_bf16", {32: 8}, 6, serial_loads=3),
+        "gfx950": Budget(3, "f32_16x16x32_bf16", {32: 4}, 2, serial_loads=1),
     },
     "split/bf16/kv1/group16/head128/block16": {
-        "gfx942": Budget(2, "f32_16x16x16_bf16", {32: 8}, 6),
-        "gfx950": Budget(3, "f32_16x16x32_bf16", {32: 4}, 2),
+        "gfx942": Budget(2, "f32_16x16x16_bf16", {32: 8}, 6, serial_loads=3),
+        "gfx950": Budget(3, "f32_16x16x32_bf16", {32: 4}, 2, serial_loads=1),
     },
     "split/bf16/kv1/group64/head128/block16": {
-        "gfx942": Budget(2, "f32_32x32x8_bf16", {32: 8}, 6, scalar_spills=17),
-        "gfx950": Budget(2, "f32_32x32x16_bf16", {32: 4}, 2, scalar_spills=7),
+        "gfx942": Budget(2, "f32_32x32x8_bf16", {32: 8}, 6, serial_loads=3, scalar_spills=17),
+        "gfx950": Budget(2, "f32_32x32x16_bf16", {32: 4}, 2, serial_loads=1, scalar_spills=7),
     },
     "split/bf16/kv32/group1/head80/block16": {
-        "gfx942": Budget(2, "f32_16x16x16_bf16", {32: 8}, 6),
-        "gfx950": Budget(3, "f32_16x16x32_bf16", {32: 4}, 2),
+        "gfx942": Budget(2, "f32_16x16x16_bf16", {32: 8}, 6, serial_loads=4),
+        "gfx950": Budget(3, "f32_16x16x32_bf16", {32: 4}, 2, serial_loads=1),
     },
     "split/bf16/kv8/group8/head64/block16/window": {
-        "gfx942": Budget(4, "f32_16x16x16_bf16", {32: 4}, 4),
-        "gfx950": Budget(4, "f32_16x16x32_bf16", {32: 2}, 2),
+        "gfx942": Budget(4, "f32_16x16x16_bf16", {32: 4}, 4, serial_loads=2),
+        "gfx950": Budget(4, "f32_16x16x32_bf16", {32: 2}, 2, serial_loads=1),
     },
     "split/bf16/kv4/group2/head256/block16/window/cap": {
-        "gfx942": Budget(2, "f32_16x16x16_bf16", {32: 8}, 6),
-        "gfx950": Budget(2, "f32_16x16x32_bf16", {32: 4}, 2),
+        "gfx942": Budget(2, "f32_16x16x16_bf16", {32: 8}, 6, serial_loads=3),
+        "gfx950": Budget(2, "f32_16x16x32_bf16", {32: 4}, 2, serial_loads=1),
     },
     "split/fp16/kv8/group4/head128/block16": {
-        "gfx942": Budget(2, "f32_16x16x16_f16", {32: 8}, 6),
-        "gfx950": Budget(3, "f32_16x16x32_f16", {32: 4}, 2),
+        "gfx942": Budget(2, "f32_16x16x16_f16", {32: 8}, 6, serial_loads=3),
+        "gfx950": Budget(3, "f32_16x16x32_f16", {32: 4}, 2, serial_loads=1),
     },
     "split/fp32/kv8/group4/head128/block16": {
-        "gfx942": Budget(2, "f32_16x16x4_f32", {32: 8}, 6),
-        "gfx950": Budget(2, "f32_16x16x4_f32", {32: 4}, 7),
+        "gfx942": Budget(2, "f32_16x16x4_f32", {32: 8}, 6, serial_loads=3),
+        "gfx950": Budget(2, "f32_16x16x4_f32", {32: 4}, 7, serial_loads=5),
     },
     "reduce/bf16/heads32/head128/splits16": {
         "gfx942": Budget(8, narrow_loads={32: 9}),

@@ -175,36 +175,36 @@ _STRIDES = (
 
 _BUDGETS: dict[str, dict[str, Budget]] = {
     "prefill/bf16/group4/head128/block16": {
-        "gfx942": Budget(1, "f32_32x32x8_bf16", {32: 8}, 6),
-        "gfx950": Budget(2, "f32_32x32x16_bf16", {32: 4}, 3),
+        "gfx942": Budget(1, "f32_32x32x8_bf16", {32: 8}, 6, serial_loads=4),
+        "gfx950": Budget(2, "f32_32x32x16_bf16", {32: 4}, 3, serial_loads=1),
     },
     "prefill/bf16/group4/head128/block64": {
-        "gfx942": Budget(1, "f32_32x32x8_bf16", full_waits=5),
+        "gfx942": Budget(1, "f32_32x32x8_bf16", full_waits=5, serial_loads=4),
         "gfx950": Budget(2, "f32_32x32x16_bf16", full_waits=2),
     },
     "prefill/bf16/group16/head128/block16": {
-        "gfx942": Budget(1, "f32_32x32x8_bf16", {32: 8}, 6),
-        "gfx950": Budget(2, "f32_32x32x16_bf16", {32: 4}, 3),
+        "gfx942": Budget(1, "f32_32x32x8_bf16", {32: 8}, 6, serial_loads=4),
+        "gfx950": Budget(2, "f32_32x32x16_bf16", {32: 4}, 3, serial_loads=1),
     },
     "prefill/bf16/group4/head128/block16/rows16": {
-        "gfx942": Budget(2, "f32_16x16x16_bf16", {32: 8}, 7),
-        "gfx950": Budget(3, "f32_16x16x32_bf16", {32: 4}, 3),
+        "gfx942": Budget(2, "f32_16x16x16_bf16", {32: 8}, 7, serial_loads=4),
+        "gfx950": Budget(3, "f32_16x16x32_bf16", {32: 4}, 3, serial_loads=1),
     },
     "prefill/bf16/group4/head128/block1": {
-        "gfx942": Budget(1, "f32_32x32x8_bf16", {32: 8}, 6),
-        "gfx950": Budget(2, "f32_32x32x16_bf16", {32: 4}, 3),
+        "gfx942": Budget(1, "f32_32x32x8_bf16", {32: 8}, 6, serial_loads=4),
+        "gfx950": Budget(2, "f32_32x32x16_bf16", {32: 4}, 3, serial_loads=1),
     },
     "prefill/bf16/group8/head64/block16/window": {
-        "gfx942": Budget(2, "f32_32x32x8_bf16", {32: 4}, 5, scalar_spills=16),
-        "gfx950": Budget(2, "f32_32x32x16_bf16", {32: 2}, 3, scalar_spills=17),
+        "gfx942": Budget(2, "f32_32x32x8_bf16", {32: 4}, 5, serial_loads=2, scalar_spills=16),
+        "gfx950": Budget(2, "f32_32x32x16_bf16", {32: 2}, 3, serial_loads=2, scalar_spills=17),
     },
     "prefill/bf16/group2/head256/block16/window/cap": {
         "gfx942": Budget(1, "f32_32x32x8_bf16", {32: 8}, 3, scalar_spills=12),
-        "gfx950": Budget(1, "f32_32x32x16_bf16", {32: 4}, 3, scalar_spills=32),
+        "gfx950": Budget(1, "f32_32x32x16_bf16", {32: 4}, 3, serial_loads=1, scalar_spills=32),
     },
     "prefill/fp16/group4/head128/block16": {
-        "gfx942": Budget(1, "f32_32x32x8_f16", {32: 8}, 6),
-        "gfx950": Budget(2, "f32_32x32x16_f16", {32: 4}, 3),
+        "gfx942": Budget(1, "f32_32x32x8_f16", {32: 8}, 6, serial_loads=4),
+        "gfx950": Budget(2, "f32_32x32x16_f16", {32: 4}, 3, serial_loads=1),
     },
 }
 

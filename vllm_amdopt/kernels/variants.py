@@ -25,15 +25,17 @@ class Budget:
     kernel, if it has no loop) may be narrower than 128 bits; block tables and lengths are, streams
     are not. full_waits: how often the main loop may wait for every load under way
     (`s_waitcnt vmcnt(0)`): each is a round trip to memory that nothing hides except other waves.
+    serial_loads: 128-bit loads of the main loop that such a wait finds alone under way.
     scalar_spills: scalar registers that may be kept in lanes of vector registers, at most.
-    The aim of the last two is 0; more is what a kernel costs today, written down so that it cannot
-    grow unnoticed.
+    The aim of the last three is 0; more is what a kernel costs today, written down so that it
+    cannot grow unnoticed.
     """
 
     waves_per_simd: float
     matrix: str = ""
     narrow_loads: Mapping[int, int] = field(default_factory=dict)
     full_waits: int = 0
+    serial_loads: int = 0
     scalar_spills: int = 0
 
 
