@@ -123,28 +123,32 @@ def is_signalling(x: Any) -> Any:
     return np.isnan(x) & ((bits >> BITS[numpy_type](QUIET_BIT[numpy_type])) & 1 == 0)
 
 
-def _chooser(plain: Any, number: Any, sign_of_zero: Any) -> Callable[[Any, Any], Any]:
+def _chooser(plain: Any, number: Any, of_zeros: Any) -> Callable[[Any, Any], Any]:
     """V_MAX_F* or V_MIN_F*, IEEE mode on: a signalling NaN comes out quiet, a quiet one loses
     against a number, and -0 is smaller than +0."""
 
     def choose(a: Any, b: Any) -> Any:
         result = plain(a, b)
-        if result.all() and result.min() == result.min():
+        if np.abs(result).min() > 0:
             return result  # neither zeros nor NaN
-        a, b = np.broadcast_arrays(a, b)
-        numpy_type = result.dtype.type
-        result = number(a, b)
-        zeros = sign_of_zero(np.signbit(a), np.signbit(b))
-        signed = np.where(zeros, numpy_type(-0.0), numpy_type(0.0))
-        result = np.where((a == 0) & (b == 0), signed, result)
-        result = np.where(is_signalling(b), quieted(b), result)
-        return np.where(is_signalling(a), quieted(a), result)
+        nan = np.isnan(result)
+        any_nan = nan.any()
+        if any_nan:
+            result = number(a, b)
+        if not result.all():
+            result = np.where((array(a) == 0) & (array(b) == 0), of_zeros(a, b), result)
+        if any_nan:
+            for operand in (b, a):
+                signalling = is_signalling(operand)
+                if signalling.any():
+                    result = np.where(signalling, quieted(operand), result)
+        return result
 
     return choose
 
 
-max_float = _chooser(np.maximum, np.fmax, np.logical_and)
-min_float = _chooser(np.minimum, np.fmin, np.logical_or)
+max_float = _chooser(np.maximum, np.fmax, np.add)
+min_float = _chooser(np.minimum, np.fmin, lambda a, b: -(-a - b))
 
 
 def max3_float(a: Any, b: Any, c: Any) -> Any:
