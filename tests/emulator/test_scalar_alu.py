@@ -77,8 +77,6 @@ def sets_scc(function: Callable[[int, int], int], bits: int = 32) -> Reference:
     return reference
 
 
-
-
 def keeps(function: Callable[[int, int], int]) -> Reference:
     return lambda a, b, scc: (function(a, b), None)
 
