@@ -134,7 +134,7 @@ def _chooser(plain: Any, number: Any, of_zeros: Any) -> Callable[[Any, Any], Any
         nan = np.isnan(result)
         any_nan = nan.any()
         if any_nan:
-            result = number(a, b)
+            result = np.where(np.isnan(a), b, number(a, b))
         if not result.all():
             result = np.where((array(a) == 0) & (array(b) == 0), of_zeros(a, b), result)
         if any_nan:

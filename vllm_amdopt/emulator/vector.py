@@ -330,7 +330,8 @@ class _VectorAlu:
             if scale != one and (mode.flush_f32 if is_f32 else mode.flush_f16):
                 result = result * scale
             if clamp:
-                result = np.where(np.isnan(result), zero, np.clip(result, zero, one))
+                # + 0: -0 becomes +0 as well
+                result = np.where(np.isnan(result), zero, np.clip(result, zero, one) + zero)
             return result if mask is None else (result, mask)
 
         return modified
