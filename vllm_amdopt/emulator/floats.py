@@ -34,6 +34,17 @@ def lost_in_sum(a: Any, b: Any, total: Any) -> Any:
     return (a - (total - part)) + (b - part)
 
 
+def to_odd(total: Any, error: Any) -> Any:
+    """A rounded f64 and what its rounding lost -> the same rounded to odd."""
+    even = (array(total).view(u64) & u64(1)) == 0
+    return np.where(even, towards_error(total, error), total)
+
+
+def sum_to_odd(a: Any, b: Any) -> Any:
+    total = a + b
+    return to_odd(total, lost_in_sum(a, b, total))
+
+
 def fma_f32(a: Any, b: Any, c: Any) -> Any:
     """f32 a * b + c with one rounding: the product is exact in f64, the sum almost always is.
 
@@ -74,14 +85,17 @@ def _split(x: Any) -> tuple[Any, Any]:
 
 
 def fma_f64(a: Any, b: Any, c: Any) -> Any:
-    """f64 a * b + c: Dekker's product and two sums; exactly, lane by lane, where these overflow."""
+    """f64 a * b + c: Dekker's product and exact sums; by fractions where these would overflow."""
     a, b, c = np.broadcast_arrays(array(a, f64), array(b, f64), array(c, f64))
     product = a * b
     a_high, a_low = _split(a)
     b_high, b_low = _split(b)
     error = ((a_high * b_high - product) + a_high * b_low + a_low * b_high) + a_low * b_low
-    total = product + c
-    result = total + (error + lost_in_sum(product, c, total))
+    # Boldo and Melquiond: the two remainders are added with rounding to odd, so that the last
+    # addition cannot see a tie that is none
+    low = c + error
+    total = product + low
+    result = total + sum_to_odd(lost_in_sum(c, error, low), lost_in_sum(product, low, total))
     result = np.where(np.isfinite(result) & np.isfinite(total), result, total)
     magnitude = np.abs(product)
     extreme = (np.abs(a) > 1e290) | (np.abs(b) > 1e290) | (magnitude > 1e300) | (magnitude < 1e-280)
