@@ -96,7 +96,7 @@ def fma_f64(a: Any, b: Any, c: Any) -> Any:
     low = c + error
     total = product + low
     result = total + sum_to_odd(lost_in_sum(c, error, low), lost_in_sum(product, low, total))
-    result = np.where(np.isfinite(result) & np.isfinite(total), result, total)
+    result = np.where(np.isfinite(result), result, product + c)  # zeros, infinities, NaN
     magnitude = np.abs(product)
     extreme = (np.abs(a) > 1e290) | (np.abs(b) > 1e290) | (magnitude > 1e300) | (magnitude < 1e-280)
     finite = np.isfinite(a) & np.isfinite(b) & np.isfinite(c)
