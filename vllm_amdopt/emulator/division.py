@@ -14,8 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from .definitions import f32, f64, i32, u64
-from .floats import BITS, SIGN_BIT, fma_f32, fma_f64, lost_in_sum, towards_error
+from .definitions import f32, f64, i32
+from .floats import BITS, SIGN_BIT, fma_f32, fma_f64, lost_in_sum, to_odd
 
 array = np.asarray
 
@@ -118,8 +118,7 @@ def div_fmas(form: Format) -> Callable[[Any, Any, Any, Any], Any]:
         total = product + c
         error = lost_in_sum(product, array(c, f64), total)
         # rounded to odd, so that the second rounding cannot see a tie that was none
-        even = (array(total).view(u64) & u64(1)) == 0
-        odd = np.where(even, towards_error(total, error), total)
+        odd = to_odd(total, error)
         return np.where(scaled, np.ldexp(odd, power).astype(f32), result)
 
     return fused

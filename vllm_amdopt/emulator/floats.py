@@ -34,6 +34,17 @@ def lost_in_sum(a: Any, b: Any, total: Any) -> Any:
     return (a - (total - part)) + (b - part)
 
 
+def to_odd(total: Any, error: Any) -> Any:
+    """A rounded f64 and what its rounding lost -> the same rounded to odd."""
+    even = (array(total).view(u64) & u64(1)) == 0
+    return np.where(even, towards_error(total, error), total)
+
+
+def sum_to_odd(a: Any, b: Any) -> Any:
+    total = a + b
+    return to_odd(total, lost_in_sum(a, b, total))
+
+
 def fma_f32(a: Any, b: Any, c: Any) -> Any:
     """f32 a * b + c with one rounding: the product is exact in f64, the sum almost always is.
 
@@ -74,15 +85,18 @@ def _split(x: Any) -> tuple[Any, Any]:
 
 
 def fma_f64(a: Any, b: Any, c: Any) -> Any:
-    """f64 a * b + c: Dekker's product and two sums; exactly, lane by lane, where these overflow."""
+    """f64 a * b + c: Dekker's product and exact sums; by fractions where these would overflow."""
     a, b, c = np.broadcast_arrays(array(a, f64), array(b, f64), array(c, f64))
     product = a * b
     a_high, a_low = _split(a)
     b_high, b_low = _split(b)
     error = ((a_high * b_high - product) + a_high * b_low + a_low * b_high) + a_low * b_low
-    total = product + c
-    result = total + (error + lost_in_sum(product, c, total))
-    result = np.where(np.isfinite(result) & np.isfinite(total), result, total)
+    # Boldo and Melquiond: the two remainders are added with rounding to odd, so that the last
+    # addition cannot see a tie that is none
+    low = c + error
+    total = product + low
+    result = total + sum_to_odd(lost_in_sum(c, error, low), lost_in_sum(product, low, total))
+    result = np.where(np.isfinite(result), result, product + c)  # zeros, infinities, NaN
     magnitude = np.abs(product)
     extreme = (np.abs(a) > 1e290) | (np.abs(b) > 1e290) | (magnitude > 1e300) | (magnitude < 1e-280)
     finite = np.isfinite(a) & np.isfinite(b) & np.isfinite(c)
@@ -123,28 +137,32 @@ def is_signalling(x: Any) -> Any:
     return np.isnan(x) & ((bits >> BITS[numpy_type](QUIET_BIT[numpy_type])) & 1 == 0)
 
 
-def _chooser(plain: Any, number: Any, sign_of_zero: Any) -> Callable[[Any, Any], Any]:
+def _chooser(plain: Any, number: Any, of_zeros: Any) -> Callable[[Any, Any], Any]:
     """V_MAX_F* or V_MIN_F*, IEEE mode on: a signalling NaN comes out quiet, a quiet one loses
     against a number, and -0 is smaller than +0."""
 
     def choose(a: Any, b: Any) -> Any:
         result = plain(a, b)
-        if result.all() and result.min() == result.min():
+        if np.abs(result).min() > 0:
             return result  # neither zeros nor NaN
-        a, b = np.broadcast_arrays(a, b)
-        numpy_type = result.dtype.type
-        result = number(a, b)
-        zeros = sign_of_zero(np.signbit(a), np.signbit(b))
-        signed = np.where(zeros, numpy_type(-0.0), numpy_type(0.0))
-        result = np.where((a == 0) & (b == 0), signed, result)
-        result = np.where(is_signalling(b), quieted(b), result)
-        return np.where(is_signalling(a), quieted(a), result)
+        nan = np.isnan(result)
+        any_nan = nan.any()
+        if any_nan:
+            result = np.where(np.isnan(a), b, number(a, b))
+        if not result.all():
+            result = np.where((array(a) == 0) & (array(b) == 0), of_zeros(a, b), result)
+        if any_nan:
+            for operand in (b, a):
+                signalling = is_signalling(operand)
+                if signalling.any():
+                    result = np.where(signalling, quieted(operand), result)
+        return result
 
     return choose
 
 
-max_float = _chooser(np.maximum, np.fmax, np.logical_and)
-min_float = _chooser(np.minimum, np.fmin, np.logical_or)
+max_float = _chooser(np.maximum, np.fmax, np.add)
+min_float = _chooser(np.minimum, np.fmin, lambda a, b: -(-a - b))
 
 
 def max3_float(a: Any, b: Any, c: Any) -> Any:

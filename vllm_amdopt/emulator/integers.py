@@ -118,16 +118,20 @@ def align_bytes(a: Any, b: Any, shift: Any) -> Any:
 
 
 # ---- byte permutation -------------------------------------------------------------------------
+ZERO_CODE = 12  # selects a byte of zeros; anything above one of ones
+
+
 def _permute_constant(a: Any, b: Any, selector: int) -> Any:
-    """One selector for all lanes, codes 0 to 7 only: neighbouring bytes move together."""
-    result, i = None, 0
+    """One selector for all lanes, without signs: neighbouring bytes move together."""
+    codes = [selector >> 8 * i & 0xFF for i in range(4)]
+    ones = sum(0xFF << 8 * i for i, code in enumerate(codes) if code > ZERO_CODE)
+    result, i = (u32(ones) if ones else None), 0
     while i < 4:
-        byte, count = selector >> 8 * i & 7, 1
-        while (
-            i + count < 4
-            and (selector >> 8 * (i + count) & 7) == byte + count
-            and (byte + count) & 3
-        ):
+        byte, count = codes[i], 1
+        if byte >= ZERO_CODE:
+            i += 1
+            continue
+        while i + count < 4 and codes[i + count] == byte + count and (byte + count) & 3:
             count += 1
         piece, shift = (a if byte > 3 else b), 8 * (byte & 3) - 8 * i
         if count < 4:
@@ -136,20 +140,26 @@ def _permute_constant(a: Any, b: Any, selector: int) -> Any:
             piece = piece >> u32(shift) if shift > 0 else piece << u32(-shift)
         result = piece if result is None else result | piece
         i += count
-    return result
+    return u32(0) if result is None else result
 
 
 SIGN_CODES = {8: 15, 9: 31, 10: 47, 11: 63}  # selector -> the bit that fills the byte
 
 
+def _selects_signs(selector: int) -> bool:
+    return any(selector >> 8 * i & 0xFF in SIGN_CODES for i in range(4))
+
+
 def permute_bytes(a: Any, b: Any, selector: Any) -> Any:
     """V_PERM_B32: bytes 0 to 3 of b, 4 to 7 of a; 8 to 11 signs, 12 zeros, above ones."""
-    single = getattr(selector, "size", 2) == 1
-    if single or (selector.shape[-1] == 1 and (selector == selector[0]).all()):
-        # a constant, or a scalar register that is the same in all waves
-        chosen = int(np.ravel(selector)[0])
-        if not chosen & 0xF8F8F8F8:
-            return _permute_constant(array(a, u32), array(b, u32), chosen)
+    if getattr(selector, "shape", (1,))[-1:] in ((), (1,)):  # a constant or a scalar register
+        distinct = {int(x) for x in np.ravel(selector)}
+        if len(distinct) <= 2 and not any(map(_selects_signs, distinct)):
+            x, y = array(a, u32), array(b, u32)
+            result, *other = ((_permute_constant(x, y, code), code) for code in distinct)
+            for value, code in other:  # waves that have done something else with the register
+                return np.where(selector == u32(code), value, result[0])
+            return result[0]
     a, b, selector = np.broadcast_arrays(array(a, u32), array(b, u32), array(selector, u32))
     both = (a.astype(u64) << u64(32)) | b.astype(u64)
     result = np.zeros(both.shape, u32)
@@ -160,7 +170,8 @@ def permute_bytes(a: Any, b: Any, selector: Any) -> Any:
             for sign_code, bit in SIGN_CODES.items():
                 filled = np.where((both >> u64(bit)) & u64(1) == 1, u32(0xFF), u32(0))
                 byte = np.where(code == sign_code, filled, byte)
-            byte = np.where(code == 12, u32(0), np.where(code >= 13, u32(0xFF), byte))
+            byte = np.where(code > ZERO_CODE, u32(0xFF), byte)
+            byte = np.where(code == ZERO_CODE, u32(0), byte)
         result |= byte << u32(8 * i)
     return result
 

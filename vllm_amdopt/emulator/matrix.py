@@ -31,6 +31,35 @@ _NAME = re.compile(
 )
 
 
+# (rows, depth, blocks) by element type; columns = rows. Those of MULTIBLOCK may be spelled without
+# their number of blocks. Source: CDNA3 and CDNA4 ISA, 12.10.
+MULTIBLOCK = {"f32": {(32, 1, 2), (16, 1, 4), (4, 1, 16)}} | {
+    kind: {(32, 4, 2), (16, 4, 4), (4, 4, 16)} for kind in ("f16", "bf16", "i8")
+}
+SHAPES = {
+    "f32": {(32, 2, 1), (16, 4, 1), *MULTIBLOCK["f32"]},
+    "f16": {(32, 8, 1), (16, 16, 1), *MULTIBLOCK["f16"]},
+    "bf16": {(32, 8, 1), (16, 16, 1), *MULTIBLOCK["bf16"]},
+    "i8": {(32, 16, 1), (16, 32, 1), *MULTIBLOCK["i8"]},
+    "fp8": {(32, 16, 1), (16, 32, 1)},
+    "bf8": {(32, 16, 1), (16, 32, 1)},
+    "f64": {(16, 4, 1), (4, 4, 4)},
+}
+ONLY_GFX942 = {"xf32": {(32, 4, 1), (16, 8, 1)}}
+ONLY_GFX950 = {
+    "f16": {(32, 16, 1), (16, 32, 1)},
+    "bf16": {(32, 16, 1), (16, 32, 1)},
+    "i8": {(32, 32, 1), (16, 64, 1)},
+    F8F6F4: {(32, 64, 1), (16, 128, 1)},
+}
+
+
+def is_shape(arch: str, kind: str, shape: tuple[int, int, int]) -> bool:
+    """Whether the chip has a matrix instruction of this type and (rows, depth, blocks)."""
+    more = ONLY_GFX950 if arch == "gfx950" else ONLY_GFX942
+    return shape in SHAPES.get(kind, set()) or shape in more.get(kind, set())
+
+
 class Shape(NamedTuple):
     """What the name of an instruction says."""
 
@@ -46,22 +75,17 @@ class Shape(NamedTuple):
 
 def _blocks(match: re.Match[str], result_registers: int) -> int:
     """Blocks by the name, or in the old spelling without `_2b` by the size of the result."""
-    rows, columns, depth, is_f64 = int(match[3]), int(match[4]), int(match[5]), match[2] == "f64"
     if match[6]:
         return int(match[6])
-    if rows == 4:
-        return 4 if is_f64 else 16
-    if is_f64 or match[7] == F8F6F4:
-        return 1
-    if rows == 32 and depth == 1:
-        return 2
-    return max(1, result_registers * 64 // (rows * columns))
+    registers_per_value = 2 if match[2] == "f64" else 1
+    values = result_registers // registers_per_value * 64
+    return max(1, values // (int(match[3]) * int(match[4])))
 
 
-def parse_shape(instruction: Instruction, base: str) -> Shape:
-    """The shape of an instruction; refuses what is not emulated."""
+def parse_shape(arch: str, instruction: Instruction, base: str) -> Shape:
+    """The shape of an instruction; refuses what is not emulated or not on this chip."""
     match = _NAME.match(base)
-    if not match:
+    if not match or match[3] != match[4]:
         raise Unsupported(f"instruction {instruction.op}")
     modifiers = instruction.modifiers
     f8f6f4, is_f64 = match[7] == F8F6F4, match[2] == "f64"
@@ -81,6 +105,8 @@ def parse_shape(instruction: Instruction, base: str) -> Shape:
         raise Unsupported("mfma abid broadcast")
     _, _, registers = parse_register(instruction.operands[0]) or ("", 0, 0)
     blocks = _blocks(match, registers)
+    if not is_shape(arch, match[7], (int(match[3]), int(match[5]), blocks)):
+        raise Unsupported(f"instruction {instruction.op} on {arch}")
     return Shape(bool(match[1]), match[2], int(match[3]), int(match[4]), blocks, a, b, f8f6f4)
 
 
@@ -258,7 +284,7 @@ def _rounded(shape: Shape, machine: Any, to_registers: Callable[[Any], Any]) -> 
 
 def compile_mfma(machine: Any, instruction: Instruction, base: str) -> Callable[[], None]:
     """The function of one matrix instruction. EXEC is ignored, as hardware does."""
-    shape, operands = parse_shape(instruction, base), instruction.operands
+    shape, operands = parse_shape(machine.arch, instruction, base), instruction.operands
     a = _operand(machine, shape, operands[1], shape.a, shape.rows)
     b = _operand(machine, shape, operands[2], shape.b, shape.columns)
     to_matrix, to_registers = result_layout(shape, machine.waves)

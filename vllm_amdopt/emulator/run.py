@@ -144,6 +144,16 @@ def _keep(key: Any, machine: Machine) -> None:
         total -= _machines.popitem(last=False)[1].nbytes
 
 
+def _hidden_arguments(grid: tuple[int, ...], block: tuple[int, ...]) -> dict[str, int]:
+    """By value kind; those that are not here are 0."""
+    return {
+        **{f"hidden_block_count_{axis}": grid["xyz".index(axis)] for axis in "xyz"},
+        **{f"hidden_group_size_{axis}": block["xyz".index(axis)] for axis in "xyz"},
+        "hidden_grid_dims": 3,
+        "hidden_hostcall_buffer": HOSTCALL,
+    }
+
+
 def _kernarg(
     program: Program,
     memory: Memory,
@@ -164,15 +174,11 @@ def _kernarg(
             memory.add(buffer[1], buffer[2], name, value)
             value = buffer[0]
         segment[offset : offset + size] = _packed(0 if value is None else value, size)
-    hidden = {
-        **{f"hidden_block_count_{axis}": grid["xyz".index(axis)] for axis in "xyz"},
-        **{f"hidden_group_size_{axis}": block["xyz".index(axis)] for axis in "xyz"},
-        "hidden_grid_dims": 3,
-        "hidden_hostcall_buffer": HOSTCALL,
-    }
-    for offset, size, kind in program.hidden:
-        if kind in hidden:
-            segment[offset : offset + size] = _packed(hidden[kind], size)
+    if program.hidden:
+        hidden = _hidden_arguments(grid, block)
+        for offset, size, kind in program.hidden:
+            if kind in hidden:
+                segment[offset : offset + size] = _packed(hidden[kind], size)
     # Triton's global scratch: the second last visible argument; the last one is the profiler's
     if scratch_bytes and len(args) <= len(program.visible) - 2:
         scratch = np.zeros(scratch_bytes * grid[0] * grid[1] * grid[2], u8)

@@ -126,6 +126,7 @@ IN_PLACE = frozenset(
 )
 """Functions that may write their result straight into a register of the operands' type."""
 
+SIGN_MODIFIERS = ("-v", "-s", "-a", "-|", "|", "neg(", "abs(")
 MOVES = ("v_mov_b32", "v_accvgpr_read_b32", "v_accvgpr_write_b32", "v_accvgpr_mov_b32")
 
 
@@ -190,6 +191,9 @@ class _VectorAlu:
             return lambda: unpack_mask(sgprs, pair)
         code = self.code if code == "D" else code
         sdwa = self.is_sdwa and position < 2
+        if code in "uU" and self.base != "v_cndmask_b32" and name.startswith(SIGN_MODIFIERS):
+            # bits: only where the assembler has float modifiers do these act on the sign bit
+            raise Unsupported("negation or absolute value of an integer")
         return modified_source(self.machine, name, code, self.modifiers, position, sdwa, self.index)
 
     def _take_from_other_lanes(self) -> None:
@@ -326,7 +330,8 @@ class _VectorAlu:
             if scale != one and (mode.flush_f32 if is_f32 else mode.flush_f16):
                 result = result * scale
             if clamp:
-                result = np.where(np.isnan(result), zero, np.clip(result, zero, one))
+                # + 0: -0 becomes +0 as well
+                result = np.where(np.isnan(result), zero, np.clip(result, zero, one) + zero)
             return result if mask is None else (result, mask)
 
         return modified

@@ -221,7 +221,7 @@ def _mixed_fma(machine: Any, instruction: Instruction, base: str, index: int) ->
     def execute() -> None:
         value = fma_f32(value_of(a), value_of(b), value_of(c))
         if clamp:
-            value = np.where(np.isnan(value), zero, np.clip(value, zero, one))
+            value = np.where(np.isnan(value), zero, np.clip(value, zero, one) + zero)
         write(value if to_f32 else value.astype(f16))
 
     return execute

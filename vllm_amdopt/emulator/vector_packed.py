@@ -80,7 +80,7 @@ def _negated(operand: Any) -> Any:
 
 def _clamped(value: Any) -> Any:
     zero, one = value.dtype.type(0), value.dtype.type(1)
-    return np.where(np.isnan(value), zero, np.clip(value, zero, one))
+    return np.where(np.isnan(value), zero, np.clip(value, zero, one) + zero)
 
 
 class _Halves:
