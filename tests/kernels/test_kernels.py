@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from tests.kernels import registry
-from vllm_amdopt.emulator.definitions import EmuError
+from vllm_amdopt.emulator.definitions import EndlessLoop, MemFault
 
 TESTS = list(registry.kernel_tests())
 
@@ -28,7 +28,7 @@ def what_is_wrong(test: registry.KernelTest, emulate: Callable[..., Any]) -> str
     try:
         with emulate(test.gfx, races=True) as device:
             wrong = test.run()
-    except EmuError as error:
+    except (MemFault, EndlessLoop) as error:
         return f"{type(error).__name__}: {error}"
     finally:
         torch.use_deterministic_algorithms(False)
