@@ -124,9 +124,9 @@ def pci_gpus(places: Places | None = None) -> tuple[str, ...]:
     root = (places or Places()).pci_devices
     names = []
     for address in directory_names(root):
-        vendor, device = (_hexadecimal(root / address / name) for name in ("vendor", "device"))
-        if vendor == PCI_VENDOR_AMD and device in PRODUCT_OF_PCI_DEVICE:
-            names.append(PRODUCT_OF_PCI_DEVICE[device])
+        name = PRODUCT_OF_PCI_DEVICE.get(_hexadecimal(root / address / "device") or -1)
+        if name is not None and _hexadecimal(root / address / "vendor") == PCI_VENDOR_AMD:
+            names.append(name)
     return tuple(names)
 
 
@@ -216,13 +216,12 @@ def _amdsmi_gpu(module: Any, handle: Any) -> Gpu | None:
 
     kind = getattr(getattr(module, "AmdSmiMemoryType", None), "VRAM", None)
     memory = ask("amdsmi_get_gpu_memory_total", kind)
-    exact = product(str(facts.get("market_name", ""))) or product(
-        PRODUCT_OF_PCI_DEVICE.get(_from_hexadecimal(str(facts.get("device_id", ""))) or -1)
-    )
+    device = _from_hexadecimal(str(facts.get("device_id", ""))) or -1
+    exact = product(str(facts.get("market_name", "")))
     return Gpu(
         gfx=gfx,
         memory_bytes=memory if isinstance(memory, int) and memory > 0 else None,
-        product=exact.name if exact else None,
+        product=exact.name if exact else PRODUCT_OF_PCI_DEVICE.get(device),
         compute_partition=_one_of(COMPUTE_PARTITIONS, ask("amdsmi_get_gpu_compute_partition")),
         memory_partition=_one_of(MEMORY_PARTITIONS, ask("amdsmi_get_gpu_memory_partition")),
         address=_address(ask("amdsmi_get_gpu_device_bdf")),
