@@ -13,7 +13,7 @@ from vllm_amdopt.detection import directory_names, read
 
 PLUGIN_GROUPS = ("vllm.platform_plugins", "vllm.general_plugins")
 
-_METADATA = re.compile(r"([A-Za-z0-9][\w.]*?)-([^-]+)\.(?:dist|egg)-info(?:$|/)")
+_METADATA = re.compile(r"([A-Za-z0-9][\w.]*?)-([^-]+?)(?:-py[\d.]+)?\.(?:dist|egg)-info")
 _VLLM_VARIABLE = re.compile(r'"(VLLM_[A-Z0-9_]+)"')
 
 
@@ -52,7 +52,7 @@ def read_installation(search_path: Iterable[str]) -> Installation:
     directories = [Path(entry or ".") for entry in dict.fromkeys(search_path)]
     for directory in directories:
         for name in directory_names(directory):
-            found = _METADATA.match(name)
+            found = _METADATA.fullmatch(name)
             if found is None or (package := normalised(found.group(1))) in packages:
                 continue
             packages[package] = found.group(2)
