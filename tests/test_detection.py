@@ -11,58 +11,18 @@ from typing import Any
 
 import pytest
 
+from tests.machines import HBM, MI300X_NODE, Machine, mi300x_node
 from vllm_amdopt.detection import (
     Gpu,
-    Places,
     detect,
     driver_version,
     gfx_name,
-    gpus,
     host_memory_bytes,
     pci_gpus,
     processes_on_gpu,
     rocm_version,
 )
 from vllm_amdopt.hardware import GIB, Hardware, virtual
-
-CPU_NODE = "cpu_cores_count 96\nsimd_count 0\ngfx_target_version 0\n"
-HBM = f"heap_type 1\nsize_in_bytes {192 * GIB}\nflags 0\nwidth 8192\n"
-MI300X_NODE = "cpu_cores_count 0\nsimd_count 1216\nsimd_per_cu 4\ngfx_target_version 90402\n"
-
-
-def mi300x_node(bus: int, partition: int = 0) -> str:
-    """A node as a recent kernel writes it; the partition number sits in the function's bits."""
-    return (
-        f"{MI300X_NODE}vendor_id 4098\ndevice_id 29857\ndomain 0\n"
-        f"location_id {bus << 8 | partition}\nfw_version 177\nnum_xcc 8\n"
-    )
-
-
-class Machine:
-    """A tree of the files that `detection` reads."""
-
-    def __init__(self, root: Path) -> None:
-        self.places = Places.under(root)
-
-    def write(self, path: Path, text: str) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text)
-
-    def node(self, number: int, properties: str, banks: tuple[str, ...] = ()) -> None:
-        directory = self.places.kfd_nodes / str(number)
-        self.write(directory / "properties", properties)
-        for index, bank in enumerate(banks):
-            self.write(directory / "mem_banks" / str(index) / "properties", bank)
-
-    def pci(self, address: str, **files: str) -> None:
-        for name, text in files.items():
-            self.write(self.places.pci_devices / address / name, text)
-
-    def detect(self, engine: str | None = None, use_amdsmi: bool = False) -> Hardware:
-        return detect(engine=engine, places=self.places, use_amdsmi=use_amdsmi)
-
-    def gpus(self, use_amdsmi: bool = False) -> tuple[Gpu, ...]:
-        return gpus(self.places, use_amdsmi=use_amdsmi)
 
 
 @pytest.fixture
@@ -74,18 +34,7 @@ def machine(tmp_path: Path) -> Machine:
 
 
 def test_eight_mi300x(machine: Machine) -> None:
-    machine.node(0, CPU_NODE)
-    machine.node(1, CPU_NODE)
-    for number in range(2, 10):
-        machine.node(number, mi300x_node(bus=16 * number), (HBM,))
-        machine.pci(
-            f"0000:{16 * number:02x}:00.0",
-            vendor="0x1002\n",
-            device="0x74a1\n",
-            current_compute_partition="SPX\n",
-            current_memory_partition="NPS1\n",
-        )
-    machine.write(machine.places.memory_info, "MemTotal:       2113409024 kB\nMemFree: 1 kB\n")
+    machine.eight_mi300x()
     found = machine.detect(engine="gfx950")
     assert found == Hardware(
         "amd", "gfx942", 8, 192 * GIB, 2113409024 * 1024, product="MI300X", partition="SPX"

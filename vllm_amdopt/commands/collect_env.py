@@ -54,7 +54,7 @@ PREFIXES = (
 """Beginnings of the variables that are shown; GPU_ holds GPU_MAX_HW_QUEUES, VLLM_ holds ours."""
 
 _SECRET = re.compile(r"TOKEN|KEY|SECRET|PASS|CREDENTIAL|AUTH", re.IGNORECASE)
-_USER_IN_URL = re.compile(r"(?<=://)[^/@\s]*@")
+_USER_AND_PASSWORD = re.compile(r"\S*:\S*@")  # with the scheme: a password may hold anything
 _HIDDEN = "(set, not shown)"
 
 _PACKAGES = re.compile(
@@ -114,7 +114,7 @@ def collect(
 def shown_environment(environment: Mapping[str, str]) -> dict[str, str]:
     """The variables that matter, without secrets: their names stay, their values do not."""
     return {
-        name: _HIDDEN if _SECRET.search(name) else _USER_IN_URL.sub("***@", environment[name])
+        name: _HIDDEN if _SECRET.search(name) else _USER_AND_PASSWORD.sub("***@", environment[name])
         for name in sorted(environment)
         if name.startswith(PREFIXES)
     }
