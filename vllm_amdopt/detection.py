@@ -90,8 +90,12 @@ def detect(
     Creates no GPU context, and raises only on an unknown `engine`.
     """
     places = places or Places()
+    return summary(gpus(places, use_amdsmi=use_amdsmi), places, engine=engine)
+
+
+def summary(found: tuple[Gpu, ...], places: Places, *, engine: str | None = None) -> Hardware:
+    """`found`, or what else is here where that is empty, as the policy sees it."""
     host_memory = host_memory_bytes(places)
-    found = gpus(places, use_amdsmi=use_amdsmi)
     if found:
         # A host may also hold a small integrated GPU: the one with the most memory is meant.
         main = max(found, key=lambda gpu: gpu.memory_bytes or 0)
@@ -264,7 +268,7 @@ def _kfd_gpus(root: Path) -> list[Gpu]:
                 memory_bytes=memory or None,
                 product=PRODUCT_OF_PCI_DEVICE.get(properties.get("device_id", 0)),
                 address=_kfd_address(properties),
-                mec_firmware=properties.get("fw_version"),
+                mec_firmware=properties.get("fw_version") or None,  # 0 in a virtual machine
             )
         )
     return found

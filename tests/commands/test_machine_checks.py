@@ -51,6 +51,24 @@ from vllm_amdopt.hardware import GIB, Hardware
             id="nvidia",
         ),
         pytest.param(
+            replace(
+                NO_GPU,
+                hardware=Hardware("nvidia", device_count=1),
+                on_bus=("Radeon RX 7900 XTX",),
+            ),
+            "gpu",
+            "fine",
+            "an NVIDIA GPU, no AMD GPU",
+            id="nvidia beside a Radeon",
+        ),
+        pytest.param(
+            replace(GOOD, caches=(CacheDirectory("HF_HOME", "/shared", False, 100 * GIB),)),
+            "caches",
+            "fine",
+            "caches are writable",
+            id="weights shared read-only",
+        ),
+        pytest.param(
             replace(GOOD, devices={"/dev/kfd": "open", "/dev/dri": "denied"}),
             "device files",
             "wrong",

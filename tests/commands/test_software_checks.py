@@ -48,6 +48,13 @@ from vllm_amdopt.hardware import Hardware
             id="old vllm",
         ),
         pytest.param(
+            replace(GOOD, installation=installed(packages={"vllm": "main"})),
+            "vllm",
+            "advice",
+            "cannot be told",
+            id="unreadable vllm version",
+        ),
+        pytest.param(
             replace(GOOD, installation=installed(packages={"vllm": "0.32.0+cpu"})),
             "vllm",
             "wrong",

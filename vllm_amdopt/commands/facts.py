@@ -49,7 +49,7 @@ class Facts:
     @property
     def expects_amd(self) -> bool:
         """Whether an AMD GPU is here, even if this process cannot use it."""
-        return self.hardware.kind == "amd" or bool(self.on_bus)
+        return self.hardware.kind == "amd" or (self.hardware.kind == "cpu" and bool(self.on_bus))
 
 
 def gather(
@@ -61,11 +61,10 @@ def gather(
 ) -> Facts:
     """The facts of this machine, or of the made-up one below `root`. Never raises for odd files."""
     places = Places.under(root)
-    hardware = detection.detect(places=places, use_amdsmi=use_amdsmi)
-    is_amd = hardware.kind == "amd"
+    gpus = detection.gpus(places, use_amdsmi=use_amdsmi)
     return Facts(
-        hardware=hardware,
-        gpus=detection.gpus(places, use_amdsmi=use_amdsmi) if is_amd else (),
+        hardware=detection.summary(gpus, places),
+        gpus=gpus,
         on_bus=detection.pci_gpus(places),
         rocm=detection.rocm_version(places),
         driver=detection.driver_version(places),

@@ -130,7 +130,7 @@ class CacheDirectory:
 
 
 def cache_directories(environment: Mapping[str, str], home: Path) -> tuple[CacheDirectory, ...]:
-    """The caches of vLLM 0.30 to 0.33, Triton and the Hugging Face hub, and AITER's if set."""
+    """The caches of vLLM (0.30 to 0.32), Triton and the Hugging Face hub, and AITER's if set."""
     general = Path(environment.get("XDG_CACHE_HOME") or home / ".cache")
     triton_home = Path(environment.get("TRITON_HOME") or home)
     usual: dict[str, Path | None] = {

