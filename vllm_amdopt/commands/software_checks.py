@@ -153,8 +153,8 @@ def aiter(facts: Facts) -> Finding:
         )
     if version is None and facts.installation.aiter_is_from_amd is None:
         return advice(
-            "AITER is not installed: attention, mixture-of-experts and GEMMs run on vLLM's "
-            "slower kernels",
+            "AITER is not installed: attention, mixture-of-experts and GEMMs run on vLLM's own "
+            "kernels, which are reported to be slower (vllm#56945)",
             f"install amd-aiter {wanted} or newer from https://github.com/ROCm/aiter, or use "
             "vLLM's ROCm image, which holds it",
         )
