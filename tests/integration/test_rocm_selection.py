@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 ROOT = Path(__file__).parents[2]
-CONFIGS = ROOT / "tests" / "policy" / "configs"
+CONFIGS = ROOT / "vllm_amdopt" / "policy" / "model_configs"
 GQA_LAYER: dict[str, Any] = {"head_size": 128}
 MLA_LAYER: dict[str, Any] = {"head_size": 576, "use_mla": True}
 LAYERS = {"gqa": GQA_LAYER, "mla": MLA_LAYER}

@@ -21,7 +21,7 @@ RESERVE_BYTES = 4 * GIB
 _BITS = {
     "bf16": 16.0,
     "fp16": 16.0,
-    "fp32": 32.0,
+    "fp32": 16.0,  # config/model.py, _resolve_auto_dtype: runs in 16 bits unless asked otherwise
     "fp8_tensor": 8.0,
     "fp8_token": 8.0,
     "fp8_block": 8.0 + 32 / (128 * 128),
@@ -47,7 +47,8 @@ class MemoryEstimate:
 
     `fits`: the weights and the reserve leave room for a KV cache. `context_fits`: the room holds
     one request of the whole context, without which vLLM does not start
-    (v1/core/kv_cache_utils.py, _check_enough_kv_cache_memory). `kv_capacity_tokens` is of one data-parallel rank.
+    (v1/core/kv_cache_utils.py, _check_enough_kv_cache_memory). `kv_capacity_tokens` is
+    of one data-parallel rank.
     """
 
     weight_bytes: int | None
@@ -144,7 +145,7 @@ def _weight_bytes(
         (parts.shared_experts / ranks, "shared_experts"),
         (_routed_share(parts, ranks, copies, expert_parallel), "routed_experts"),
     )
-    plain = _plain_bits(model)
+    plain = _SIXTEEN_BITS
     in_layers = (parts.router + parts.small) * plain + sum(
         count * (plain if part in model.unquantized_parts else bits) for count, part in layers
     )
@@ -186,10 +187,6 @@ def _routed_share(parts: ParameterParts, ranks: int, copies: int, expert_paralle
     return parts.routed_experts / groups
 
 
-def _plain_bits(model: ModelFacts) -> float:
-    return 32.0 if model.dtype == "float32" else _SIXTEEN_BITS
-
-
 def _weight_bits(model: ModelFacts, remarks: list[str]) -> float:
     if model.weight_format == "int4":
         group = model.weight_group_size
@@ -200,7 +197,7 @@ def _weight_bits(model: ModelFacts, remarks: list[str]) -> float:
     bits = _BITS.get(model.weight_format)
     if bits is None:
         remarks.append("config.json does not say how the weights are stored: taken as 16 bits")
-        return _plain_bits(model)
+        return _SIXTEEN_BITS
     return bits
 
 
@@ -258,7 +255,7 @@ def _cache_bits(model: ModelFacts, kv_cache_dtype: str, remarks: list[str]) -> f
         if model.kv_scales and (method == "compressed-tensors" or method.startswith("modelopt")):
             remarks.append("the checkpoint declares an FP8 KV cache, which vLLM takes for auto")
             return 8.0
-        return _plain_bits(model)
+        return _SIXTEEN_BITS
     if kv_cache_dtype.startswith(("fp8", "int8")):
         return 8.0
     if kv_cache_dtype in _CACHE_BITS:

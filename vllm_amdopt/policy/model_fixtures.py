@@ -1,0 +1,69 @@
+"""Published models by name: their config.json as it ships with the package, with its source.
+
+Not a registry of models: a few files to try a plan on without a download. What is known about
+where each is from, and what is missing in it, is in model_configs/README.md.
+"""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from vllm_amdopt.policy.config_reading import ModelConfigError, mapping, string
+
+_DIRECTORY = Path(__file__).resolve().parent / "model_configs"
+
+
+@dataclass(frozen=True)
+class FixtureSource:
+    """Where a shipped config is from; `verbatim` is False where fields of it are missing."""
+
+    name: str
+    hf_model: str
+    origin: str
+    verbatim: bool
+    note: str
+
+    @property
+    def sentence(self) -> str:
+        """For a first line: "config of Qwen/Qwen3-8B, from PyPI aiconfigurator_core==0.12.0"."""
+        whole = f"config of {self.hf_model}, from {self.origin}"
+        return whole if self.verbatim else f"{whole}; partial: {self.note}"
+
+
+def fixture_names() -> tuple[str, ...]:
+    """The names that `fixture` knows, sorted."""
+    return tuple(sorted(path.stem for path in _DIRECTORY.glob("*.json")))
+
+
+def fixture(name: str) -> dict[str, object]:
+    """The model's config.json; ModelConfigError in words for a name that is not shipped."""
+    return dict(mapping(_record(name), "config"))
+
+
+def fixture_source(name: str) -> FixtureSource:
+    """Where the config is from; ModelConfigError as for `fixture`."""
+    source = mapping(_record(name), "source")
+    place = string(source, "package") or string(source, "repo") or "a source not named"
+    return FixtureSource(
+        name=name,
+        hf_model=string(source, "hf_model") or name,
+        origin=place,
+        verbatim=source.get("verbatim") is True,
+        note=string(source, "note") or "",
+    )
+
+
+def _record(name: str) -> dict[str, object]:
+    names = fixture_names()
+    if name not in names:
+        raise ModelConfigError(_unknown(name, names))
+    record = json.loads((_DIRECTORY / f"{name}.json").read_text(encoding="utf-8"))
+    return record if isinstance(record, dict) else {}
+
+
+def _unknown(name: str, names: tuple[str, ...]) -> str:
+    import difflib  # only for an error: importing it takes longer than reading a config
+
+    near = difflib.get_close_matches(name.rpartition("/")[2].lower(), names, n=3, cutoff=0.5)
+    hint = f"did you mean {' or '.join(near)}?" if near else f"the names are {', '.join(names)}"
+    return f"no model named {name!r} ships with vllm-amdopt: {hint}"
