@@ -373,7 +373,9 @@ def _sliding_window(text: Mapping[str, object]) -> int | None:
 
 def _has_sinks(text: Mapping[str, object], model_type: str) -> bool:
     return model_type.startswith("gpt_oss") or any(
-        bool(value) for key, value in text.items() if "attention_sink" in key or "sink_bias" in key
+        bool(value)
+        for key, value in text.items()
+        if isinstance(key, str) and ("attention_sink" in key or "sink_bias" in key)
     )
 
 
