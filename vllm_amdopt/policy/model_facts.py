@@ -417,11 +417,15 @@ def _vocab_size(
 
 
 def _is_tied(config: Mapping[str, object], text: Mapping[str, object], model_type: str) -> bool:
-    """Whether the output head is the embedding table."""
-    for holder in (text, config):
-        value = holder.get("tie_word_embeddings")
-        if isinstance(value, bool):
-            return value
+    """Whether the output head is the embedding table.
+
+    Where the outer and the inner config disagree, the inner one holds a class default: vLLM
+    unties by the checkpoint (config/model.py, maybe_untie_word_embeddings, 0.32).
+    """
+    given = [holder.get("tie_word_embeddings") for holder in (text, config)]
+    known = [value for value in given if isinstance(value, bool)]
+    if known:
+        return all(known)
     return model_type.startswith("gemma")  # transformers GemmaConfig and its successors: true
 
 
