@@ -26,21 +26,30 @@ def test_bf16_weights_take_two_bytes_each() -> None:
     assert estimate(model).weight_bytes == 2 * (model.parameters or 0)
 
 
+def test_fp8_blocks_hold_one_scale_each() -> None:
+    """Everything in the layers but router and norms is FP8; both tables stay in 16 bits."""
+    model = facts("qwen3-235b-a22b-fp8")
+    parts = model.parameter_parts
+    assert parts is not None
+    eights = parts.query + parts.key_value + parts.routed_experts
+    sixteens = parts.embedding + parts.output_head + parts.router + parts.small
+    expected = eights * (1 + 4 / 128**2) + sixteens * 2
+    assert estimate(model).weight_bytes == pytest.approx(expected)
+
+
 @pytest.mark.parametrize(
-    ("name", "gigabytes"),
+    ("name", "bits"),
     [
-        # The sizes of the checkpoints' safetensors files on the Hub, in GB.
-        pytest.param("llama-3.1-70b", 141, id="bf16"),
-        pytest.param("qwen3-235b-a22b-fp8", 236, id="FP8 by block"),
-        pytest.param("gpt-oss-120b", 65, id="MXFP4 experts, the rest in 16 bits"),
-        pytest.param("gpt-oss-20b", 13.8, id="MXFP4 experts, small"),
-        pytest.param("kimi-k2.5", 594, id="INT4 experts, the rest in 16 bits"),
+        pytest.param("gpt-oss-120b", 4.25, id="MXFP4: 32 values and a byte"),
+        pytest.param("kimi-k2.5", 4.5, id="INT4: 32 values and two bytes"),
     ],
 )
-def test_weights_are_as_large_as_the_checkpoint(name: str, gigabytes: float) -> None:
-    weights = estimate(facts(name)).weight_bytes
-    assert weights is not None
-    assert weights / 1e9 == pytest.approx(gigabytes, rel=0.02)
+def test_four_bits_for_the_experts_and_sixteen_for_the_rest(name: str, bits: float) -> None:
+    model = replace(facts(name), v_head_dim=None)  # without MLA's second copy
+    parts = model.parameter_parts
+    assert parts is not None
+    expected = parts.routed_experts * bits / 8 + (parts.total - parts.routed_experts) * 2
+    assert estimate(model).weight_bytes == pytest.approx(expected)
 
 
 def test_tensor_parallelism_splits_all_but_norms() -> None:

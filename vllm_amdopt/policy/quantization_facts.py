@@ -261,16 +261,28 @@ def _is_ignored(part: str, ignored: tuple[str, ...], layers: int) -> bool:
         ),
     }
     names = [f"{prefix}.{suffix}" for prefix in _PREFIXES for suffix in suffixes[part]]
-    return any(_names(pattern, name) for pattern in ignored for name in names)
+    paths = {path for name in names for path in _paths(name)}
+    # Lists of hundreds of single modules are usual; only the few patterns are matched by name.
+    return any(
+        any(_matches(entry, name) for name in names)
+        if entry.startswith("re:") or "*" in entry
+        else entry in paths
+        for entry in ignored
+    )
 
 
-def _names(pattern: str, module: str) -> bool:
-    """Whether an entry of the list names the module: "re:...", a glob, or parts of its path."""
-    if pattern.startswith("re:"):
-        try:
-            return re.match(pattern[3:], module) is not None
-        except (re.error, RecursionError, OverflowError):
-            return False
-    if "*" in pattern:
+def _paths(module: str) -> set[str]:
+    """Every run of whole names in a module's path: "a.b" gives "a", "b" and "a.b"."""
+    names = module.split(".")
+    ends = range(1, len(names) + 1)
+    return {".".join(names[start:end]) for end in ends for start in range(end)}
+
+
+def _matches(pattern: str, module: str) -> bool:
+    """Whether a pattern of the list ("re:..." or a glob) names the module or one above it."""
+    if not pattern.startswith("re:"):
         return fnmatchcase(module, pattern) or fnmatchcase(module, f"{pattern}.*")
-    return bool(pattern) and f".{pattern}." in f".{module}."
+    try:
+        return re.match(pattern[3:], module) is not None
+    except (re.error, RecursionError, OverflowError):
+        return False
