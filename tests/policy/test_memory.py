@@ -211,6 +211,11 @@ def test_context_that_does_not_fit_is_told_apart_from_weights_that_do_not() -> N
     assert small.context_fits is True
 
 
+def test_context_is_not_judged_where_layers_keep_less_than_is_counted() -> None:
+    scout = estimate(facts("llama-4-scout"), tensor_parallel_size=8, gpu_memory_bytes=MI300X)
+    assert scout.fits is True and scout.context_fits is None, "ten million tokens, most in chunks"
+
+
 def test_without_a_gpu_only_sizes_are_known() -> None:
     result = estimate(facts("llama-3.1-8b"))
     assert result.budget_bytes is None and result.fits is None and result.context_fits is None

@@ -109,9 +109,23 @@ def estimate(
         kv_capacity_tokens=capacity,
         fits=left > 0,
         short_by_bytes=max(0, -left),
-        context_fits=None if capacity is None or wanted is None else capacity >= wanted,
+        context_fits=_context_fits(model, capacity, wanted),
         assumptions=tuple(remarks),
     )
+
+
+def _context_fits(model: ModelFacts, capacity: int | None, wanted: int | None) -> bool | None:
+    """Whether one request of the whole context fits; None where only too much was counted."""
+    if capacity is None or wanted is None:
+        return None
+    if capacity >= wanted:
+        return True
+    return None if _keeps_less(model) else False
+
+
+def _keeps_less(model: ModelFacts) -> bool:
+    """Whether some layers drop tokens that are out of their window or chunk."""
+    return bool(model.sliding_layers or model.sliding_window or model.attention_chunk_size)
 
 
 def _weight_bytes(
@@ -220,7 +234,7 @@ def _kv_bytes_per_token(
             f"of {model.num_layers} layers, {layers} keep a KV cache; the states of the others, "
             "which take blocks for each sequence, are not counted"
         )
-    if model.sliding_layers or model.sliding_window or model.attention_chunk_size:
+    if _keeps_less(model):
         remarks.append(
             "layers with a window or chunks are counted as if they kept every token; vLLM's hybrid "
             "KV cache manager keeps less for them"
