@@ -159,9 +159,8 @@ def _options(words: Sequence[str]) -> tuple[tuple[tuple[str, str | None], ...], 
             model = word
             continue
         name, equals, value = word.partition("=")
-        name = _SHORT.get(name, name)
-        if name.startswith("--"):
-            name = name.replace("_", "-")
+        head, dot, path = name.partition(".")  # --compilation-config.pass_config.NAME
+        name = _SHORT.get(head, head.replace("_", "-")) + dot + path
         given: str | None = value if equals else None
         takes_one = name in _VALUES or name not in _MEANS or name in _WITH_VALUE
         following = words[position] if position < len(words) else None

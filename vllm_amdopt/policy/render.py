@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from vllm_amdopt.policy.features import FEATURES, VLLM_RANGE, Feature
 from vllm_amdopt.policy.plan import Decision, Plan
 from vllm_amdopt.policy.rule import Rule
-from vllm_amdopt.policy.serving_rules import RULES
+from vllm_amdopt.policy.serving_rules import ENTRIES, RULES
 from vllm_amdopt.policy.switches import GENERAL_SWITCHES
 from vllm_amdopt.policy.text_tables import WIDTH, columns, markdown_table, wrapped
 
@@ -76,6 +76,25 @@ def render_features(width: int = WIDTH) -> str:
         width,
     )
     return "\n".join(lines)
+
+
+def features_record() -> list[dict[str, str]]:
+    """All features and rules as JSON-able records."""
+    return [
+        {
+            "name": entry.name,
+            "kind": "feature" if isinstance(entry, Feature) else entry.level,
+            "switch": entry.switch,
+            "what": entry.swaps if isinstance(entry, Feature) else entry.sets.describe(),
+            "reason": entry.reason,
+            "evidence": str(entry.evidence),
+            "source": "" if isinstance(entry, Feature) else entry.source,
+            "vllm": entry.vllm,
+            "seam": entry.seam,
+            "remove_when": entry.remove_when,
+        }
+        for entry in ENTRIES
+    ]
 
 
 def settings_text(settings: Mapping[str, str | int | float]) -> str:

@@ -1,0 +1,173 @@
+"""An explanation as text for a terminal or as markdown, and the difference between two.
+
+Only formatting; every word comes from the explanation.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+
+from vllm_amdopt.hardware import GIB
+from vllm_amdopt.policy.explanation import Explanation
+from vllm_amdopt.policy.plan import Decision
+from vllm_amdopt.policy.render import concerns_the_user, settings_text
+from vllm_amdopt.policy.text_tables import WIDTH, columns, markdown_table, wrapped
+
+Rows = Sequence[Sequence[str]]
+
+
+def as_text(explanation: Explanation, width: int = WIDTH, *, every: bool = False) -> str:
+    """For a terminal. `every` gives the rules that do not apply a row each, with the reason."""
+    plan = explanation.plan
+    lines = wrapped(
+        f"vllm-amdopt {plan.plugin_version}: plan {plan.digest} for "
+        f"{plan.hardware_description or plan.hardware}, vLLM {plan.vllm or 'of unknown version'}",
+        width,
+        "  ",
+    )
+    lines += wrapped(f"model {explanation.model}: {plan.model}", width, "  ")
+    for label, sentence in _sentences(explanation):
+        lines += wrapped(f"{label}: {sentence}", width, " " * (len(label) + 2))
+    for title, head, rows in _tables(explanation, every):
+        if rows:
+            lines += ["", f"{title}:", *columns(head, rows, width)]
+    named = [d.name for d in plan.decisions if not concerns_the_user(d)]
+    if named and not every:
+        text = f"not for this model and machine: {', '.join(named)} (--all says why)"
+        lines += ["", *wrapped(text, width, "  ")]
+    for title, command in _commands(explanation):
+        lines += ["", f"{title}:", *(f"  {line}" for line in command.splitlines())]
+    return "\n".join(lines)
+
+
+def as_markdown(explanation: Explanation, *, every: bool = False) -> str:
+    """For a document or an issue."""
+    plan = explanation.plan
+    parts = [
+        f"# {explanation.model} on {plan.hardware_description or plan.hardware}",
+        f"{plan.model}. vLLM {plan.vllm or 'of unknown version'}, vllm-amdopt "
+        f"{plan.plugin_version}, plan `{plan.digest}`.",
+    ]
+    parts += [f"- **{label}**: {sentence}" for label, sentence in _sentences(explanation)]
+    for title, head, rows in _tables(explanation, every):
+        if rows:
+            parts += [f"## {title.capitalize()}", markdown_table(head, rows)]
+    for title, command in _commands(explanation):
+        parts += [f"## {title.capitalize()}", f"```\n{command}\n```"]
+    return "\n\n".join(parts)
+
+
+def difference(one: Explanation, other: Explanation, names: tuple[str, str]) -> list[str]:
+    """What differs between two explanations, as lines; empty where nothing does.
+
+    Compared is what the plans do and what it leads to, not the wording of reasons.
+    """
+    rows: list[tuple[str, str, str]] = []
+    for name in _either(one.plan.settings, other.plan.settings):
+        left, right = (
+            settings_text({name: p.settings[name]}) if name in p.settings else "not set"
+            for p in (one.plan, other.plan)
+        )
+        rows.append((name.removeprefix("env."), left, right))
+    states = ({d.name: d for d in e.plan.decisions if d.kind == "feature"} for e in (one, other))
+    left_states, right_states = states
+    for name in _either(left_states, right_states):
+        rows.append((name, _state(left_states.get(name)), _state(right_states.get(name))))
+    left_facts, right_facts = _facts(one), _facts(other)
+    for name in _either(left_facts, right_facts):
+        rows.append((name, left_facts.get(name, "–"), right_facts.get(name, "–")))
+    rows = [row for row in rows if row[1] != row[2]]
+    return columns(("what", *names), rows, WIDTH) if rows else []
+
+
+def _state(decision: Decision | None) -> str:
+    if decision is None:
+        return "–"
+    return "on" if decision.on else f"off: {decision.reason}"
+
+
+def _facts(explanation: Explanation) -> dict[str, str]:
+    facts = {name: outcome.planned for name, outcome in explanation.outcomes.items()}
+    facts |= {name: value for name, value in _memory_rows(explanation)}
+    facts |= {f"problem {n}": text for n, text in enumerate(explanation.problems, start=1)}
+    facts |= {f"note {n}": text for n, text in enumerate(explanation.plan.notes, start=1)}
+    return facts
+
+
+def _either(one: Mapping[str, object], other: Mapping[str, object]) -> Iterable[str]:
+    return dict.fromkeys((*one, *other))
+
+
+def _sentences(explanation: Explanation) -> list[tuple[str, str]]:
+    plan = explanation.plan
+    return [
+        *(("problem", sentence) for sentence in explanation.problems),
+        *(("warning", sentence) for sentence in plan.warnings),
+        *(("advice", sentence) for sentence in plan.notes),
+        *(("note", sentence) for sentence in explanation.notes),
+    ]
+
+
+def _tables(explanation: Explanation, every: bool) -> Iterable[tuple[str, Sequence[str], Rows]]:
+    plan = explanation.plan
+    yield (
+        "what is set",
+        ("what", "by rule", "why", "evidence and source"),
+        [
+            (
+                settings_text(decision.settings),
+                decision.name,
+                decision.reason,
+                _grounds(explanation, decision),
+            )
+            for decision in plan.decisions
+            if decision.settings
+        ],
+    )
+    yield (
+        "what vLLM selects",
+        ("what", "vLLM alone", "with this plan"),
+        [
+            (name, outcome.stock, outcome.planned if outcome.changed else "the same")
+            for name, outcome in explanation.outcomes.items()
+        ],
+    )
+    yield ("memory on each GPU (estimated)", ("what", "how much"), _memory_rows(explanation))
+    yield (
+        "what is not set, or is own code",
+        ("name", "state", "why"),
+        [
+            (decision.name, "on" if decision.on else "off", decision.reason)
+            for decision in plan.decisions
+            if not decision.settings and (every or concerns_the_user(decision))
+        ],
+    )
+
+
+def _grounds(explanation: Explanation, decision: Decision) -> str:
+    source = explanation.sources.get(decision.name)
+    return f"{decision.evidence}; {source}" if source else decision.evidence
+
+
+def _memory_rows(explanation: Explanation) -> list[tuple[str, str]]:
+    memory = explanation.memory
+    if memory is None or memory.weight_bytes is None:
+        return []
+    rows = [("weights", _gib(memory.weight_bytes))]
+    if memory.budget_bytes is not None:
+        rows.append(("of what vLLM may use", _gib(memory.budget_bytes)))
+    if memory.kv_bytes_per_token is not None:
+        rows.append(("KV cache per token", f"{memory.kv_bytes_per_token / 1024:.1f} KiB"))
+    if memory.kv_capacity_tokens is not None:
+        rows.append(("KV cache holds", f"{memory.kv_capacity_tokens:,} tokens"))
+    rows += [("assumed", sentence) for sentence in memory.assumptions]
+    return rows
+
+
+def _gib(size: int) -> str:
+    return f"{size / GIB:.1f} GiB"
+
+
+def _commands(explanation: Explanation) -> list[tuple[str, str]]:
+    commands = [("with the plugin", explanation.with_plugin)]
+    if explanation.plan.settings:
+        commands.append(("the same settings by hand, for vLLM alone", explanation.by_hand))
+    return commands
