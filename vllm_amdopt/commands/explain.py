@@ -188,12 +188,18 @@ def _with_layout(options: argparse.Namespace, arguments: "ServeArguments") -> "S
 def _model(name: str) -> "tuple[ModelFacts | None, tuple[str, ...]]":
     """The model's facts and what has to be said about where they come from."""
     from vllm_amdopt.policy.model_facts import ModelConfigError, model_facts, read_config
-    from vllm_amdopt.policy.model_fixtures import fixture, fixture_names, fixture_note
+    from vllm_amdopt.policy.model_fixtures import find_fixture, fixture, fixture_source
 
     path = Path(name)
-    shipped = name in fixture_names() or (os.sep not in name and not path.exists())
-    config = fixture(name) if shipped else read_config(path)
-    notes = (fixture_note(name),) if shipped else ()
+    shipped = None if path.exists() else find_fixture(name)
+    notes: tuple[str, ...] = ()
+    if shipped is not None:
+        config = fixture(shipped)
+        notes = (fixture_source(shipped).sentence,)
+    elif not path.exists() and path.name == name:
+        config = fixture(name)  # says which names there are
+    else:
+        config = read_config(path)
     try:
         return model_facts(config), notes
     except ModelConfigError as error:

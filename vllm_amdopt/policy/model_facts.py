@@ -30,7 +30,7 @@ from vllm_amdopt.policy.layer_kinds import (
 from vllm_amdopt.policy.parameters import ParameterParts, count_parameters
 from vllm_amdopt.policy.quantization_facts import read_quantization
 
-__all__ = ["ATTENTION_WORDS", "ModelConfigError", "ModelFacts", "model_facts", "read_model_facts"]
+__all__ = ["ATTENTION_WORDS", "ModelConfigError", "ModelFacts", "model_facts", "read_config"]
 
 AttentionKind = Literal["mha", "gqa", "mqa", "mla", "sparse_mla", "hybrid", "none"]
 
@@ -151,8 +151,8 @@ _CLASS_VOCABULARIES = {"gemma3_text": 262208}
 _ENCODERS = re.compile(r"(Bert|Roberta|Electra|MPNet|GteModel|GteNewModel|CLIPModel|SiglipModel)")
 
 
-def read_model_facts(directory: Path | str) -> ModelFacts:
-    """Facts of the model in `directory`, or of that config.json; ModelConfigError in words."""
+def read_config(directory: Path | str) -> dict[str, object]:
+    """The config.json in `directory`, or that file, as it stands; ModelConfigError in words."""
     path = Path(directory)
     try:
         if path.is_dir():
@@ -182,10 +182,7 @@ def read_model_facts(directory: Path | str) -> ModelFacts:
         raise ModelConfigError(
             f"{path} holds a JSON {json_word(config)}, expected an object with the model's fields"
         )
-    try:
-        return model_facts(config)
-    except ModelConfigError as error:
-        raise ModelConfigError(f"{path}: {error}") from error
+    return config
 
 
 def model_facts(config: Mapping[str, object]) -> ModelFacts:

@@ -35,6 +35,28 @@ def fixture_names() -> tuple[str, ...]:
     return tuple(sorted(path.stem for path in _DIRECTORY.glob("*.json")))
 
 
+def find_fixture(name: str) -> str | None:
+    """The shipped config that `name` means, or None.
+
+    It may be shortened ("qwen3-vl-235b"), or be the model's name on Hugging Face
+    ("deepseek-ai/DeepSeek-V3"); of several that begin so, a base model's shortest name is meant.
+    """
+    names = fixture_names()
+    wanted = name.strip().lower()
+    if wanted in names:
+        return wanted
+    if "/" in wanted:
+        by_model = {fixture_source(known).hf_model.split(" ")[0].lower(): known for known in names}
+        return by_model.get(wanted)
+    longer = [known for known in names if wanted and known.startswith(f"{wanted}-")]
+    # More than one: the whole config before one that is known in part, then the shorter name.
+    return min(
+        longer,
+        key=lambda known: (not fixture_source(known).verbatim, len(known), known),
+        default=None,
+    )
+
+
 def fixture(name: str) -> dict[str, object]:
     """The model's config.json; ModelConfigError in words for a name that is not shipped."""
     return dict(mapping(_record(name), "config"))
