@@ -153,16 +153,17 @@ def so_far(situation: Situation) -> Selection:
 
 def planned(situation: Situation, plan: Plan) -> Selection:
     """What vLLM selects under a plan of ours; our own backend where the plan has it on."""
-    values: dict[str, SettingValue] = {}
-    for decision in plan.decisions:
-        if decision.on:
-            values.update(decision.settings)
     layer = decoder_layer(situation)
-    if layer is not None:
-        feature, name = ("mla", "AMDOPT_MLA") if layer.use_mla else ("attention", "AMDOPT_ATTN")
-        if plan.is_on(feature):
-            return Selection(name, valid=(name,), why=f"the feature {feature} is on")
-    return _predict(situation, values, situation.choices.block_size)
+    ours = None if layer is None else ("mla" if layer.use_mla else "attention")
+    size = plan.settings.get("block_size", situation.choices.block_size)
+    if ours is not None and plan.is_on(ours):
+        name = "AMDOPT_MLA" if ours == "mla" else "AMDOPT_ATTN"
+        tokens = size if isinstance(size, int) else 16
+        return Selection(name, {}, (name,), tokens, f"the feature {ours} is on")
+    found = _predict(situation, plan.settings, situation.choices.block_size)
+    if found.block_size is None or not isinstance(size, int):
+        return found
+    return replace(found, block_size=size)
 
 
 def _predict(
