@@ -11,7 +11,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
-from vllm_amdopt.policy.attention_backends import BACKENDS, AttentionType, Layer, candidates
+from vllm_amdopt.policy.attention_backends import (
+    BACKENDS,
+    AttentionType,
+    Backend,
+    Layer,
+    candidates,
+)
 from vllm_amdopt.policy.situation import SettingValue, Situation, is_true
 
 if TYPE_CHECKING:
@@ -111,7 +117,7 @@ def predict_attention(
     if attention_backend is not None:
         if attention_backend not in BACKENDS:
             return Selection(None, why=f"{attention_backend} is not one of vLLM's for ROCm")
-        asked = (BACKENDS[attention_backend],)
+        asked: tuple[Backend, ...] = (BACKENDS[attention_backend],)
     else:
         asked = candidates(
             layer,

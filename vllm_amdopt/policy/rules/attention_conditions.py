@@ -36,9 +36,7 @@ class BackendsKnowTheMask:
 
     def refusal(self, situation: Situation) -> str | None:
         mask = ignored_by_rocm_attn(situation)
-        return (
-            None if mask is None else f"the model has {mask}, which exact_attention takes care of"
-        )
+        return None if mask is None else f"the model has {mask}, so exact_attention orders for it"
 
     def describe(self) -> str:
         return "no soft cap and no two-way image tokens (see exact_attention)"
@@ -165,9 +163,7 @@ class ShuffledLayoutServes:
         if choices.kv_offload or "kv_offloading_size" in situation.values:
             return "a KV connector stores blocks in another layout than the shuffled one"
         if choices.kv_cache_dtype.startswith("fp8"):
-            return (
-                "an FP8 KV cache takes other scales with the shuffled layout, which is not proved"
-            )
+            return "an FP8 KV cache takes other scales with the shuffled layout: not proved"
         if choices.block_size not in (None, 16):
             return f"--block-size {choices.block_size}: the shuffled layout is tuned for 16 only"
         found = so_far(situation)

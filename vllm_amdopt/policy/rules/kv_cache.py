@@ -201,7 +201,7 @@ FP8_KV_CACHE = Rule(
     default_when=(),
     yields_to=(),
     evidence=Evidence("predicted", "from vLLM's source; no wrong answers are reported for it"),
-    source="vLLM 0.30 to 0.32 layers/quantization/kv_cache.py; vllm#25475",
+    source="vLLM 0.30 to 0.32 layers/quantization/kv_cache.py",
     remove_when="vLLM computes scales itself where the checkpoint has none",
 )
 
