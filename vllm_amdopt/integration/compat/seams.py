@@ -72,12 +72,6 @@ SEAMS: tuple[Seam, ...] = (
         ("cpu",),
     ),
     Seam("device_communicator", "vllm.platforms.interface", ("def get_device_communicator_cls(",)),
-    Seam(
-        "attention_order",
-        "vllm.platforms.rocm",
-        ("def get_valid_backends(", "def _get_backend_priorities("),
-        ("rocm",),
-    ),
     Seam("block_size", "vllm.config.cache", ("user_specified_block_size",)),
     Seam("block_size", "vllm.platforms.interface", ("def update_block_size_for_backend(",)),
     Seam("kv_offload", "vllm.config.cache", ("kv_offloading_size",)),
