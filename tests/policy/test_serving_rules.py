@@ -57,4 +57,5 @@ def test_opt_in_rule_waits_to_be_asked(
     ]
     monkeypatch.setattr("vllm_amdopt.policy.plan.ENTRIES", tuple(entries))
     decision = plan(hardware=instinct(), environment=environment).decision("kv_offload")
-    assert (decision.on, decision.reason) == (on, reason)
+    assert decision.on is on
+    assert decision.reason.startswith(reason)
