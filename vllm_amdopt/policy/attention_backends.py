@@ -124,6 +124,9 @@ class Backend:
         return self.sinks and not (self.sparse and gfx not in CDNA3_OR_NEWER)
 
 
+NEWEST_READ = "0.32.0"
+"""The newest vLLM that this table was read from; also what an unknown version is taken for."""
+
 CDNA3_OR_NEWER = ("gfx942", "gfx950")
 
 _BACKENDS = "v1/attention/backends"

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from vllm_amdopt.policy.attention_backends import (
     BACKENDS,
+    NEWEST_READ,
     AttentionType,
     Backend,
     Layer,
@@ -22,9 +23,6 @@ from vllm_amdopt.policy.situation import SettingValue, Situation, is_true
 
 if TYPE_CHECKING:
     from vllm_amdopt.policy.plan_record import Plan
-
-NEWEST_READ = "0.32.0"
-"""The newest vLLM whose selection was read; also what an unknown version is taken for."""
 
 _PACKED_CACHES = ("turboquant", "ultraquant", "nvfp4", "fp8_ds_mla", "nvfp4_ds_mla", "fp8_inc")
 _LATENT = ("mla", "sparse_mla")

@@ -2,10 +2,10 @@
 
 from dataclasses import dataclass
 
-from vllm_amdopt.policy.attention_backends import CDNA3_OR_NEWER
+from vllm_amdopt.policy.attention_backends import CDNA3_OR_NEWER, NEWEST_READ
 from vllm_amdopt.policy.conditions import aiter_in_force, either
 from vllm_amdopt.policy.model_conditions import ModelKnown
-from vllm_amdopt.policy.selection import NEWEST_READ, predict_attention, so_far
+from vllm_amdopt.policy.selection import predict_attention, so_far
 from vllm_amdopt.policy.situation import Situation, is_true
 from vllm_amdopt.policy.versions import contains
 
