@@ -86,7 +86,7 @@ def _state(decision: Decision | None) -> str:
 
 def _facts(explanation: Explanation) -> dict[str, str]:
     facts = {name: outcome.planned for name, outcome in explanation.outcomes.items()}
-    facts |= {name: value for name, value in _memory_rows(explanation)}
+    facts |= dict(_memory_rows(explanation))
     facts |= {f"problem {n}": text for n, text in enumerate(explanation.problems, start=1)}
     facts |= {f"note {n}": text for n, text in enumerate(explanation.plan.notes, start=1)}
     return facts

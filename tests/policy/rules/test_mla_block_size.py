@@ -34,7 +34,7 @@ AITER_ON = {"VLLM_ROCM_USE_AITER": "1"}
             {"hardware": instinct()},
             False,
             "without AITER vLLM selects TRITON_MLA, which needs multiples of 16 (block size 1 is "
-            "a ValueError in vLLM 0.32)",
+            "a ValueError in vLLM 0.30 to 0.32)",
             id="no AITER",
         ),
         pytest.param(
