@@ -11,6 +11,7 @@ from tests.policy.situations import CURRENT_AITER, VIRTUAL, instinct, plan
 from vllm_amdopt import __version__
 from vllm_amdopt.policy.render import (
     PAGES,
+    concerns_the_user,
     render_features,
     render_plan_table,
     rules_page,
@@ -53,7 +54,10 @@ def test_plan_table_fits_and_tells_all(options: dict[str, Any], width: int) -> N
     assert __version__ in lines[0]
     assert made.digest in lines[0]
     states = [line.split()[:3] for line in lines if line.split()[1:2] in (["on"], ["off"])]
-    shown = [d for d in made.decisions if d.kind == "feature" or d.on or d.origin != "default"]
+    shown = [d for d in made.decisions if concerns_the_user(d)]
+    assert {d.name for d in made.decisions if d.kind == "feature" or d.on} <= {
+        d.name for d in shown
+    }
     assert states == [[d.name, "on" if d.on else "off", d.origin] for d in shown]
     text = " ".join(table.split())
     for decision in made.decisions:

@@ -89,7 +89,7 @@ def explain(
     memory = _memory(situation)
     problems = list(plan.refusals)
     if situation.model is not None:
-        impossible = layout_problem(situation.model, **_layout(situation))
+        impossible = _impossible(situation, situation.choices.tensor_parallel_size)
         problems += [impossible] if impossible else _too_small(situation, memory)
     remarks = list(notes)
     if "attention_order" in plan.settings and attention.name is not None:
@@ -144,14 +144,18 @@ def _experts(found: moe_selection.ExpertSelection) -> str:
     return found.backend or "not predicted"
 
 
-def _layout(situation: Situation) -> dict[str, int | bool]:
+def _impossible(situation: Situation, ranks: int) -> str | None:
+    """Why the model cannot be laid out over `ranks` tensor-parallel ranks, or None."""
     choices = situation.choices
-    return {
-        "tensor_parallel_size": choices.tensor_parallel_size,
-        "expert_parallel": choices.expert_parallel,
-        "data_parallel_size": choices.data_parallel_size,
-        "pipeline_parallel_size": choices.pipeline_parallel_size,
-    }
+    if situation.model is None:
+        return None
+    return layout_problem(
+        situation.model,
+        tensor_parallel_size=ranks,
+        expert_parallel=choices.expert_parallel,
+        data_parallel_size=choices.data_parallel_size,
+        pipeline_parallel_size=choices.pipeline_parallel_size,
+    )
 
 
 def _memory(situation: Situation, ranks: int | None = None) -> MemoryEstimate | None:
@@ -175,7 +179,7 @@ def _too_small(situation: Situation, memory: MemoryEstimate | None) -> list[str]
     """That the model or one request does not fit, by how much, and what would fit."""
     if memory is None or memory.fits is None:
         return []
-    ranks, model = situation.choices.tensor_parallel_size, situation.model
+    ranks = situation.choices.tensor_parallel_size
     if not memory.fits:
         sentence = (
             f"the weights do not fit: each of {ranks} GPU{'s' if ranks > 1 else ''} is short of "
@@ -183,8 +187,7 @@ def _too_small(situation: Situation, memory: MemoryEstimate | None) -> list[str]
         )
         for more in (size for size in _LAYOUTS if size > ranks):
             wider = _memory(situation, more)
-            layout = {**_layout(situation), "tensor_parallel_size": more}
-            if wider is not None and wider.fits and model and not layout_problem(model, **layout):
+            if wider is not None and wider.fits and not _impossible(situation, more):
                 return [f"{sentence}; --tensor-parallel-size {more} is estimated to fit"]
         return [f"{sentence}; use a checkpoint in a smaller format, or GPUs with more memory"]
     if memory.context_fits is False:

@@ -26,6 +26,7 @@ def as_text(explanation: Explanation, width: int = WIDTH, *, every: bool = False
     lines += wrapped(f"model {explanation.model}: {plan.model}", width, "  ")
     for label, sentence in _sentences(explanation):
         lines += wrapped(f"{label}: {sentence}", width, " " * (len(label) + 2))
+    lines += _what_is_set(explanation, width)
     for title, head, rows in _tables(explanation, every):
         if rows:
             lines += ["", f"{title}:", *columns(head, rows, width)]
@@ -47,9 +48,16 @@ def as_markdown(explanation: Explanation, *, every: bool = False) -> str:
         f"{plan.plugin_version}, plan `{plan.digest}`.",
     ]
     parts += [f"- **{label}**: {sentence}" for label, sentence in _sentences(explanation)]
-    for title, head, rows in _tables(explanation, every):
+    setting = [
+        (settings_text(decision.settings), decision.name, decision.reason, grounds)
+        for decision, grounds in _setting(explanation)
+    ]
+    if setting:
+        head = ("what", "by rule", "why", "evidence and source")
+        parts += ["## What is set", markdown_table(head, setting)]
+    for title, columns_head, rows in _tables(explanation, every):
         if rows:
-            parts += [f"## {title.capitalize()}", markdown_table(head, rows)]
+            parts += [f"## {title.capitalize()}", markdown_table(columns_head, rows)]
     for title, command in _commands(explanation):
         parts += [f"## {title.capitalize()}", f"```\n{command}\n```"]
     return "\n\n".join(parts)
@@ -61,16 +69,13 @@ def difference(one: Explanation, other: Explanation, names: tuple[str, str]) -> 
     Compared is what the plans do and what it leads to, not the wording of reasons.
     """
     rows: list[tuple[str, str, str]] = []
-    for name in _either(one.plan.settings, other.plan.settings):
+    decisions = [{d.name: d for d in e.plan.decisions} for e in (one, other)]
+    for name in _either(*decisions):
         left, right = (
-            settings_text({name: p.settings[name]}) if name in p.settings else "not set"
-            for p in (one.plan, other.plan)
+            _deed(found.get(name), missing_from)
+            for found, missing_from in zip(decisions, reversed(decisions), strict=True)
         )
-        rows.append((name.removeprefix("env."), left, right))
-    states = ({d.name: d for d in e.plan.decisions if d.kind == "feature"} for e in (one, other))
-    left_states, right_states = states
-    for name in _either(left_states, right_states):
-        rows.append((name, _state(left_states.get(name)), _state(right_states.get(name))))
+        rows.append((name, left, right))
     left_facts, right_facts = _facts(one), _facts(other)
     for name in _either(left_facts, right_facts):
         rows.append((name, left_facts.get(name, "–"), right_facts.get(name, "–")))
@@ -78,10 +83,16 @@ def difference(one: Explanation, other: Explanation, names: tuple[str, str]) -> 
     return columns(("what", *names), rows, WIDTH) if rows else []
 
 
-def _state(decision: Decision | None) -> str:
+def _deed(decision: Decision | None, others: Mapping[str, Decision]) -> str:
+    """What a decision does that the other plan's of that name does not do as well."""
     if decision is None:
         return "–"
-    return "on" if decision.on else f"off: {decision.reason}"
+    if decision.kind == "feature":
+        return "on" if decision.on else "off"
+    other = others.get(decision.name)
+    theirs = {} if other is None else other.settings
+    own = {key: value for key, value in decision.settings.items() if theirs.get(key) != value}
+    return settings_text(own) or "–"
 
 
 def _facts(explanation: Explanation) -> dict[str, str]:
@@ -107,21 +118,7 @@ def _sentences(explanation: Explanation) -> list[tuple[str, str]]:
 
 
 def _tables(explanation: Explanation, every: bool) -> Iterable[tuple[str, Sequence[str], Rows]]:
-    plan = explanation.plan
-    yield (
-        "what is set",
-        ("what", "by rule", "why", "evidence and source"),
-        [
-            (
-                settings_text(decision.settings),
-                decision.name,
-                decision.reason,
-                _grounds(explanation, decision),
-            )
-            for decision in plan.decisions
-            if decision.settings
-        ],
-    )
+    said = (*explanation.plan.notes, *explanation.plan.refusals)
     yield (
         "what vLLM selects",
         ("what", "vLLM alone", "with this plan"),
@@ -136,15 +133,35 @@ def _tables(explanation: Explanation, every: bool) -> Iterable[tuple[str, Sequen
         ("name", "state", "why"),
         [
             (decision.name, "on" if decision.on else "off", decision.reason)
-            for decision in plan.decisions
-            if not decision.settings and (every or concerns_the_user(decision))
+            for decision in explanation.plan.decisions
+            if not decision.settings
+            and decision.reason not in said
+            and (every or concerns_the_user(decision))
         ],
     )
 
 
-def _grounds(explanation: Explanation, decision: Decision) -> str:
-    source = explanation.sources.get(decision.name)
-    return f"{decision.evidence}; {source}" if source else decision.evidence
+def _setting(explanation: Explanation) -> list[tuple[Decision, str]]:
+    """The decisions that set something, each with its evidence and source."""
+    found = []
+    for decision in explanation.plan.decisions:
+        source = explanation.sources.get(decision.name)
+        grounds = f"{decision.evidence} [{source}]" if source else decision.evidence
+        if decision.settings:
+            found.append((decision, grounds))
+    return found
+
+
+def _what_is_set(explanation: Explanation, width: int) -> list[str]:
+    lines: list[str] = []
+    for decision, grounds in _setting(explanation):
+        by = "" if decision.origin == "default" else f" (by the {decision.origin})"
+        lines += wrapped(
+            f"  {decision.name}{by}: {settings_text(decision.settings)}", width, "    "
+        )
+        lines += wrapped(f"    why: {decision.reason}", width, "         ")
+        lines += wrapped(f"    evidence: {grounds}", width, "              ")
+    return ["", "what is set:", *lines] if lines else []
 
 
 def _memory_rows(explanation: Explanation) -> list[tuple[str, str]]:

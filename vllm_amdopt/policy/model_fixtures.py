@@ -27,7 +27,7 @@ class FixtureSource:
     def sentence(self) -> str:
         """For a first line: "config of Qwen/Qwen3-8B, from PyPI aiconfigurator_core==0.12.0"."""
         whole = f"config of {self.hf_model}, from {self.origin}"
-        return whole if self.verbatim else f"{whole}; partial: {self.note}"
+        return whole if self.verbatim else f"{whole}; partial: {self.note.partition('. ')[0]}"
 
 
 def fixture_names() -> tuple[str, ...]:
@@ -39,7 +39,7 @@ def find_fixture(name: str) -> str | None:
     """The shipped config that `name` means, or None.
 
     It may be shortened ("qwen3-vl-235b"), or be the model's name on Hugging Face
-    ("deepseek-ai/DeepSeek-V3"); of several that begin so, a base model's shortest name is meant.
+    ("deepseek-ai/DeepSeek-V3"); of several that begin so, the one is meant of which most is known.
     """
     names = fixture_names()
     wanted = name.strip().lower()
@@ -49,12 +49,15 @@ def find_fixture(name: str) -> str | None:
         by_model = {fixture_source(known).hf_model.split(" ")[0].lower(): known for known in names}
         return by_model.get(wanted)
     longer = [known for known in names if wanted and known.startswith(f"{wanted}-")]
-    # More than one: the whole config before one that is known in part, then the shorter name.
-    return min(
-        longer,
-        key=lambda known: (not fixture_source(known).verbatim, len(known), known),
-        default=None,
-    )
+    # More than one: the whole config first, then one that is known in part, then the shorter name.
+    return min(longer, key=_least_known_last, default=None)
+
+
+def _least_known_last(name: str) -> tuple[bool, bool, int, str]:
+    record = _record(name)
+    quantized = "fp8" in name or "fp4" in name
+    unknown = quantized and not mapping(mapping(record, "config"), "quantization_config")
+    return not fixture_source(name).verbatim, unknown, len(name), name
 
 
 def fixture(name: str) -> dict[str, object]:

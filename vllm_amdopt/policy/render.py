@@ -41,9 +41,18 @@ def render_plan_table(plan: Plan, width: int = WIDTH, *, warnings: bool = True) 
     return "\n".join(lines)
 
 
+_EXPECTED = ("aiter", "attention_order", "mla_block_size", "kv_offload")
+"""What people look for in a plan, so that it says why where one of them is off."""
+
+
 def concerns_the_user(decision: Decision) -> bool:
     """Whether a row on it tells more than that a rule is for other models or machines."""
-    return decision.kind == "feature" or decision.on or decision.origin != "default"
+    return (
+        decision.kind == "feature"
+        or decision.on
+        or decision.origin != "default"
+        or decision.name in _EXPECTED
+    )
 
 
 def decision_rows(decisions: Sequence[Decision], width: int) -> list[str]:

@@ -76,7 +76,7 @@ AITER_ON = {"VLLM_ROCM_USE_AITER": "1"}
         pytest.param(
             {"hardware": VIRTUAL, "block_size": 64},
             False,
-            "you gave --block-size 64, which stays",
+            "you gave --block-size 64",
             id="the user's size",
         ),
     ],
