@@ -190,7 +190,7 @@ class Fp8CacheWithoutScales:
         model = situation.model
         if model is None:
             return ModelKnown().refusal(situation)
-        scales = getattr(model, "kv_scales", None)
+        scales = model.kv_scales
         if scales is False:
             return None
         if scales:
