@@ -36,7 +36,6 @@ _FP8_BACKENDS = (
 )
 _PLAIN_BACKENDS = ("triton", "batched_triton", "flashinfer_trtllm", "flashinfer_cutlass", "aiter")
 _INT_BACKENDS = ("triton", "marlin", "humming", "flashinfer_trtllm", "emulation", "rdna3")
-_INT_METHODS = ("compressed-tensors", "gptq", "awq", "moe_wna16")
 
 
 @dataclass(frozen=True)
@@ -395,7 +394,7 @@ def _kind(situation: Situation) -> tuple[str, tuple[int, int] | None]:
     method = situation.quantization
     if model is None:
         return "other", None
-    if method is None or "routed_experts" in getattr(model, "unquantized_parts", ()):
+    if method is None or "routed_experts" in model.unquantized_parts:
         return "plain", None
     if model.model_type.startswith("deepseek_v4"):
         return "other", None  # its routed experts are MXFP4 with an oracle of their own
@@ -408,7 +407,7 @@ def _kind(situation: Situation) -> tuple[str, tuple[int, int] | None]:
         return ("fp8_block", block) if block else ("fp8", None)
     if method == "mxfp4" and model.model_type == "gpt_oss":
         return "mxfp4", None
-    return ("int4", None) if method in _INT_METHODS else ("other", None)
+    return ("int4", None) if model.weight_format == "int4" else ("other", None)
 
 
 def _size(situation: Situation) -> int:
@@ -417,8 +416,7 @@ def _size(situation: Situation) -> int:
 
 
 def _hidden_size(situation: Situation) -> int | None:
-    size: int | None = getattr(situation.model, "hidden_size", None)
-    return size
+    return situation.model.hidden_size if situation.model else None
 
 
 def _raises(sentence: str) -> ExpertSelection:

@@ -234,7 +234,7 @@ class QuickReduceNote:
 
 def _tokens(situation: Situation, gate: QuickReduceGate) -> str:
     """ " (146 tokens)" where the model's width is known."""
-    hidden: int | None = getattr(situation.model, "hidden_size", None)
+    hidden = situation.model.hidden_size if situation.model else None
     if hidden is None or gate.minimum_mib is None:
         return ""
     return f" ({-(-gate.minimum_mib * 2**20 // (2 * hidden))} tokens)"

@@ -77,7 +77,7 @@ class EncoderTakesData:
         model = situation.model
         if model is None:
             return model_is.ModelKnown().refusal(situation)
-        if model.architecture in ENCODERS_BY_DATA:
+        if model.has_vision and model.architecture in ENCODERS_BY_DATA:
             return None
         return "the model has no vision tower that vLLM runs data-parallel"
 
@@ -233,12 +233,16 @@ class FlydslTakesExperts:
         if situation.choices.lora:
             return "FlyDSL's experts do not take LoRA"
         model = situation.model
-        if model is not None and model.quantization == "compressed-tensors":
+        if (
+            model is not None
+            and model.quantization == "compressed-tensors"
+            and (model.weight_format, model.weight_group_size) == ("int4", 32)
+        ):
             return None
-        return "FlyDSL's experts take INT4 weights in compressed-tensors format"
+        return "FlyDSL's experts take INT4 in groups of 32 in compressed-tensors format"
 
     def describe(self) -> str:
-        return "a compressed-tensors INT4 checkpoint, no LoRA"
+        return "a compressed-tensors INT4 checkpoint in groups of 32, no LoRA"
 
 
 @dataclass(frozen=True)
