@@ -79,6 +79,7 @@ MAY_NAME_A_VLLM_VERSION = (
     "policy.features",
     "policy.rules",
     "policy.attention_backends",
+    "policy.moe_selection",
 )
 """`compat` decides by version; the registries and the table of vLLM's own backends declare the
 range that each record holds for."""

@@ -55,7 +55,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _run(arguments: list[str]) -> int:
     if arguments[:1] == ["codegen"]:  # its options are its own
         return _codegen(arguments[1:])
-    options = _parser(arguments[:1]).parse_args(arguments)
+    options = _parser(arguments[:1]).parse_args(_joined(arguments))
     if options.command is None:
         raise UsageError("no command given (`vllm-amdopt --help` shows what there is)")
     if options.command == "docs":
@@ -65,6 +65,17 @@ def _run(arguments: list[str]) -> int:
     module, _, run = COMMANDS[options.command]
     code: int = getattr(_command(module), run)(options, dict(os.environ))
     return code
+
+
+def _joined(arguments: list[str]) -> list[str]:
+    """`--serve-args --enforce-eager` as one word: argparse takes the value for an option."""
+    joined: list[str] = []
+    for argument in arguments:
+        if joined[-1:] == ["--serve-args"]:
+            joined[-1] = f"--serve-args={argument}"
+        else:
+            joined.append(argument)
+    return joined
 
 
 COMMANDS = {

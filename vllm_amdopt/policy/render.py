@@ -50,7 +50,8 @@ def concerns_the_user(decision: Decision) -> bool:
     return (
         decision.kind == "feature"
         or decision.on
-        or decision.origin != "default"
+        or decision.origin == "user"
+        or f"VLLM_AMDOPT_{decision.name.upper()}=" in decision.reason
         or decision.name in _EXPECTED
     )
 
@@ -163,7 +164,10 @@ def rules_page() -> str:
     return "\n\n".join(parts) + "\n"
 
 
-PAGES = {"docs/switches.md": switches_page, "docs/rules.md": rules_page}
+PAGES = {
+    "docs/switches.md": switches_page,
+    "docs/rules.md": rules_page,
+}
 """The generated pages, by their path in the repository."""
 
 _GENERATED = (
