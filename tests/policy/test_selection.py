@@ -238,6 +238,8 @@ def test_layer_of_a_model() -> None:
         head_size=576, use_mla=True, use_sparse=True
     )
     assert decoder_layer(situation(replace(LLAMA, attention="none"))) is None
+    deepseek_v4 = replace(facts("deepseek-v3.2"), kv_lora_rank=None)
+    assert decoder_layer(situation(deepseek_v4)) is None, "it does not ask the selector"
 
 
 def test_refusals_are_said_in_vllms_words_and_all_at_once() -> None:

@@ -63,6 +63,8 @@ def decoder_layer(situation: Situation) -> Layer | None:
     )
     if mla and situation.environment.get("VLLM_MLA_DISABLE", "0").strip() not in ("", "0"):
         return None
+    if model.attention == "sparse_mla" and model.kv_lora_rank is None:
+        return None  # DeepSeek-V4 brings its own backends (models/deepseek_v4)
     kind: AttentionType = "encoder_only" if model.encoder_only else "decoder"
     return Layer(
         head_size=model.head_size,

@@ -180,7 +180,7 @@ class ShuffledLayoutServes:
 
 @dataclass(frozen=True)
 class BlockSizeRaises:
-    """The user's --block-size leaves vLLM without an attention backend, and no size would not."""
+    """The user's --block-size alone leaves vLLM without an attention backend."""
 
     def refusal(self, situation: Situation) -> str | None:
         size = situation.choices.block_size
@@ -196,7 +196,7 @@ class BlockSizeRaises:
         return None
 
     def describe(self) -> str:
-        return "a --block-size that no candidate takes: none is a multiple of 16"
+        return "a --block-size that no candidate takes (most take multiples of 16 only)"
 
 
 @dataclass(frozen=True)
