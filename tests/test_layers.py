@@ -74,7 +74,14 @@ AT_TOP_OF_CLI = ("", "hardware", "policy")
 """What cli may import when it is imported: the layers that need the standard library only."""
 
 MAY_READ_ENVIRONMENT = ("cli", "integration.plugin")
-MAY_NAME_A_VLLM_VERSION = ("integration.compat", "policy.features", "policy.serving_rules")
+MAY_NAME_A_VLLM_VERSION = (
+    "integration.compat",
+    "policy.compatibility",
+    "policy.features",
+    "policy.moe_selection",
+    "policy.rules",
+    "policy.serving_rules",
+)
 """`compat` decides by version; the two registries declare the range that each record holds for."""
 
 LINES_PER_FILE = 500
