@@ -76,12 +76,13 @@ AT_TOP_OF_CLI = ("", "hardware", "policy")
 MAY_READ_ENVIRONMENT = ("cli", "integration.plugin")
 MAY_NAME_A_VLLM_VERSION = (
     "integration.compat",
-    "policy.features",
-    "policy.rules",
     "policy.attention_backends",
+    "policy.compatibility",
+    "policy.features",
     "policy.moe_selection",
+    "policy.rules",
 )
-"""`compat` decides by version; the registries and the table of vLLM's own backends declare the
+"""`compat` decides by version; the registries and the tables of vLLM's own backends declare the
 range that each record holds for."""
 
 LINES_PER_FILE = 500

@@ -5,6 +5,7 @@ Only formatting; every word comes from the records and the plan.
 
 from collections.abc import Mapping, Sequence
 
+from vllm_amdopt.policy.compatibility import compatibility_page
 from vllm_amdopt.policy.features import FEATURES, VLLM_RANGE, Feature
 from vllm_amdopt.policy.plan import Decision, Plan
 from vllm_amdopt.policy.rule import Rule
@@ -167,6 +168,7 @@ def rules_page() -> str:
 PAGES = {
     "docs/switches.md": switches_page,
     "docs/rules.md": rules_page,
+    "docs/compatibility.md": compatibility_page,
 }
 """The generated pages, by their path in the repository."""
 
