@@ -81,6 +81,7 @@ SEAMS: tuple[Seam, ...] = (
     Seam("moe_backend", "vllm.config.kernel", ("moe_backend",)),
     Seam("fuse_allreduce_rms", "vllm.config.compilation", ("fuse_allreduce_rms",)),
     Seam("mm_encoder_tp_mode", "vllm.config.multimodal", ("mm_encoder_tp_mode",)),
+    Seam("plan", "vllm.config.vllm", ("apply_config_platform_defaults(",)),
     Seam("environment", "vllm.envs", ("environment_variables",)),
 )
 """Checked one by one; a key is missing when any of its lines for the platform is."""
