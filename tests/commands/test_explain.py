@@ -148,8 +148,8 @@ def test_options_reach_the_plan(
 def test_expert_parallelism_reaches_the_plan(capsys: pytest.CaptureFixture[str]) -> None:
     narrow = record(capsys, "minimax-m2", *MI300X, "--tp", "8")
     whole = record(capsys, "minimax-m2", *MI300X, "--tp", "8", "--ep")
-    assert Plan.from_dict(narrow).settings["moe_backend"] == "aiter", "shards have to be padded"
-    assert "moe_backend" not in Plan.from_dict(whole).settings
+    assert Plan.from_dict(narrow).is_on("aiter_experts_off"), "the shards are too narrow"
+    assert not Plan.from_dict(whole).is_on("aiter_experts_off")
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,6 @@ class Cache:
         self.block_size = block_size
         self.user_specified_block_size = given
         self.kv_offloading_size: float | None = None
-        self.cache_dtype = "fp8"
 
 
 def configuration(cache: Cache | None = None) -> Any:
@@ -68,7 +67,6 @@ def test_every_setting_reaches_its_place(own_environment: dict[str, str]) -> Non
         plan(
             {
                 "kv_offloading_size": 32.0,
-                "kv_cache_dtype": "auto",
                 "moe_backend": "aiter",
                 "fuse_allreduce_rms": False,
                 "mm_encoder_tp_mode": "data",
@@ -79,7 +77,6 @@ def test_every_setting_reaches_its_place(own_environment: dict[str, str]) -> Non
         )
     )
     assert config.cache_config.kv_offloading_size == 32.0
-    assert config.cache_config.cache_dtype == "auto"
     assert config.kernel_config.moe_backend == "aiter"
     assert config.compilation_config.pass_config.fuse_allreduce_rms is False
     assert config.model_config.multimodal_config.mm_encoder_tp_mode == "data"

@@ -100,7 +100,6 @@ def test_command_by_hand_has_the_plans_settings() -> None:
         {
             "env.VLLM_ROCM_USE_AITER": "1",
             "block_size": "default",
-            "kv_cache_dtype": "auto",
             "attention_order": "ROCM_AITER_FA,TRITON_ATTN",
             "kv_offloading_size": 64.0,
             "fuse_allreduce_rms": False,
@@ -113,7 +112,7 @@ def test_command_by_hand_has_the_plans_settings() -> None:
         "serve",
         "m",
         "--kv-cache-dtype",
-        "auto",
+        "fp8",
         "--attention-backend",
         "ROCM_AITER_FA",
         "--kv-offloading-size",

@@ -217,7 +217,6 @@ _FLAGS: Mapping[str, str] = {
     "block_size": "--block-size",
     "attention_backend": "--attention-backend",
     "kv_offloading_size": "--kv-offloading-size",
-    "kv_cache_dtype": "--kv-cache-dtype",
     "moe_backend": "--moe-backend",
     "mm_encoder_tp_mode": "--mm-encoder-tp-mode",
     "fuse_allreduce_rms": "--compilation-config.pass_config.fuse_allreduce_rms",

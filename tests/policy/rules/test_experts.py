@@ -58,10 +58,20 @@ def per_tensor(**changes: Any) -> ModelFacts:
     ],
 )
 def test_narrow_block_fp8_experts_are_padded(model: str, options: dict[str, Any]) -> None:
-    made = plan(model, **options)
+    environment = {**options.get("environment", {}), "VLLM_AMDOPT_PADDED_EXPERTS": "on"}
+    made = plan(model, **{**options, "environment": environment})
     assert made.decision("padded_experts").settings == {"moe_backend": "aiter"}
     assert not made.is_on("aiter_experts_off")
     assert not made.refusals
+
+
+def test_nobody_has_measured_padding_so_it_waits_to_be_asked() -> None:
+    made = plan("minimax-m2", **MI300X, tensor_parallel_size=8)
+    assert made.decision("padded_experts").reason == (
+        "opt-in: VLLM_AMDOPT_PADDED_EXPERTS=on uses it"
+    )
+    assert made.is_on("aiter")
+    assert made.settings["env.VLLM_ROCM_USE_AITER_MOE"] == "0"
 
 
 @pytest.mark.parametrize(

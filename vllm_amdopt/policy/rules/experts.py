@@ -289,7 +289,7 @@ PADDED_EXPERTS = Rule(
     name="padded_experts",
     sets=PaddedAiterExperts(),
     seam="moe_backend",
-    level="safe",
+    level="opt-in",
     reason=(
         "with AITER on vLLM refuses block-FP8 shards that are not a multiple of 128 instead of "
         "falling back, but pads them where the backend is named"
