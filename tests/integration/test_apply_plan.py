@@ -30,7 +30,6 @@ def configuration(cache: Cache | None = None) -> Any:
         additional_config={},
         model_config=ns(multimodal_config=ns(mm_encoder_tp_mode="weights")),
         cache_config=cache or Cache(),
-        attention_config=ns(backend=None),
         kernel_config=ns(moe_backend="auto"),
         compilation_config=ns(pass_config=ns(fuse_allreduce_rms=None)),
     )
@@ -70,7 +69,6 @@ def test_every_setting_reaches_its_place(own_environment: dict[str, str]) -> Non
                 "moe_backend": "aiter",
                 "fuse_allreduce_rms": False,
                 "mm_encoder_tp_mode": "data",
-                "attention_backend": "TRITON_ATTN",
                 "env.VLLM_ROCM_USE_AITER": "1",
                 "env.HIP_FORCE_DEV_KERNARG": "1",
             }
@@ -80,7 +78,6 @@ def test_every_setting_reaches_its_place(own_environment: dict[str, str]) -> Non
     assert config.kernel_config.moe_backend == "aiter"
     assert config.compilation_config.pass_config.fuse_allreduce_rms is False
     assert config.model_config.multimodal_config.mm_encoder_tp_mode == "data"
-    assert config.attention_config.backend.name == "TRITON_ATTN"
     assert own_environment["VLLM_ROCM_USE_AITER"] == "1"
     assert own_environment["HIP_FORCE_DEV_KERNARG"] == "1"
 

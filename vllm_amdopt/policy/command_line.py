@@ -215,7 +215,6 @@ def _nested(name: str, value: str | None, path: tuple[str, ...]) -> object:
 
 _FLAGS: Mapping[str, str] = {
     "block_size": "--block-size",
-    "attention_backend": "--attention-backend",
     "kv_offloading_size": "--kv-offloading-size",
     "moe_backend": "--moe-backend",
     "mm_encoder_tp_mode": "--mm-encoder-tp-mode",

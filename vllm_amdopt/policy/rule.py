@@ -71,7 +71,6 @@ def chosen_by_user(situation: Situation, setting: str) -> SettingValue | None:
     choices = situation.choices
     values: Mapping[str, SettingValue | None] = {
         "block_size": choices.block_size,
-        "attention_backend": choices.attention_backend,
         "moe_backend": choices.moe_backend,
         "fuse_allreduce_rms": choices.fuse_allreduce_rms,
         "mm_encoder_tp_mode": choices.mm_encoder_tp_mode,
