@@ -266,8 +266,8 @@ def indent(text: str) -> str:
 def explain(clock: Clock, model: Model) -> None:
     """The plan for a real MI300X as `vllm-amdopt explain` prints it, without starting anything."""
     tool = str(Path(sys.executable).with_name("vllm-amdopt"))
-    command = [tool, "explain", "--gfx", "gfx942", str(model.path)]
-    shown = f"vllm-amdopt explain --gfx gfx942 {model.path.relative_to(ROOT)}"
+    command = [tool, "explain", "--gpu", "MI300X", str(model.path)]
+    shown = f"vllm-amdopt explain --gpu MI300X {model.path.relative_to(ROOT)}"
     clock.say(f"{model.name} ({model.what}): {shown}")
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode != 0:
