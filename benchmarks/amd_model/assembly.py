@@ -257,9 +257,7 @@ def _heaviest(
         block = blocks[node]
         own = _weight(program.instructions[block.first : block.last + 1])
         ways: list[tuple[int, int | None]] = [(0, None)] if node in goals else []
-        ways += [
-            (best[f][0], f) for f in block.successors if f in best and (node, f) not in back
-        ]
+        ways += [(best[f][0], f) for f in block.successors if f in best and (node, f) not in back]
         if ways:
             heaviest = max(ways, key=lambda way: way[0])
             best[node] = (own + heaviest[0], heaviest[1])
@@ -320,11 +318,12 @@ def trace_of(program: Program) -> Trace:
     before, body, after = code(before_path), code(path), code(after_path)
     marked = _mark_addresses([*before, *body, *body, *after])
     first, second = len(before), len(before) + len(body)
-    return Trace(marked[:first], marked[second : second + len(body)], marked[second + len(body) :])
+    # of the two trips the first: the second one's prefetched table entries lead nowhere
+    return Trace(marked[:first], marked[first:second], marked[second + len(body) :])
 
 
 def _mark_addresses(code: Sequence[Instruction]) -> tuple[Instruction, ...]:
-    """The same instructions, with `for_address` set on loads that a later access's address needs."""
+    """The same instructions, with `for_address` set on loads that a later load's address needs."""
     origin: dict[str, frozenset[int]] = {}
     needed: set[int] = set()
     for i, one in enumerate(code):

@@ -19,7 +19,7 @@ from benchmarks.amd_model.costs import CLOCKS_PER_PASS, RESULT_PASSES, vector_cl
 
 SIMDS = 4
 ISSUE = 4
-"""Clocks between two instructions of one wave, and of one kind on one SIMD (AMD CDNA 3 ISA, 1.2)."""
+"""Clocks between instructions of one wave, and of one kind on one SIMD (AMD CDNA 3 ISA, 1.2)."""
 
 _PORT = {
     "matrix": "vector",
@@ -164,8 +164,10 @@ class _ComputeUnit:
             if not one.for_address:
                 # Data come back one after the other at this compute unit's share of the bandwidth.
                 done = max(done, self.return_free + one.bytes / self.bytes_per_clock)
-                self.return_free = done if one.kind == "load" else max(at, self.return_free) + (
-                    one.bytes / self.bytes_per_clock
+                self.return_free = (
+                    done
+                    if one.kind == "load"
+                    else max(at, self.return_free) + (one.bytes / self.bytes_per_clock)
                 )
         # vmcnt counts down in the order of issue
         return max(done, wave.memory[-1]) if wave.memory else done
@@ -195,7 +197,7 @@ def run(
     workgroups: int,
     bytes_per_clock: float,
 ) -> Timing:
-    """`workgroups` of `waves` waves each run `code` on one compute unit, from first start to last end.
+    """`workgroups` of `waves` waves each run `code` on one compute unit: first start to last end.
 
     bytes_per_clock: this compute unit's share of the memory bandwidth.
     """

@@ -1,7 +1,7 @@
 """What one instruction costs: tables by mnemonic, each row with its source. No timing in here.
 
 A clock is one of the compute unit. A wave of 64 lanes passes a SIMD of 16 lanes in 4 clocks, so
-nothing costs less, and a matrix "pass" is 4 clocks too (AMD CDNA 3 ISA, 1.2; LLVM counts in passes).
+nothing costs less, and a matrix "pass" is 4 clocks too (AMD CDNA 3 ISA, 1.2). LLVM counts passes.
 """
 
 from __future__ import annotations
@@ -93,7 +93,7 @@ GCNHazardRecognizer for gfx940. An accumulation into the same registers needs no
 
 @dataclass(frozen=True)
 class VectorRow:
-    """Clocks for which a vector instruction occupies its SIMD: a number, or an assumption's name."""
+    """Clocks for which a vector instruction occupies its SIMD, or the assumption that says so."""
 
     pattern: str
     clocks: int | str

@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-
 from typing import Any
 
-from benchmarks.amd_model.assembly import Program, Trace, bytes_in_flight, parse, trace_of
+from benchmarks.amd_model.assembly import (
+    Instruction,
+    Program,
+    Trace,
+    bytes_in_flight,
+    parse,
+    trace_of,
+)
 from benchmarks.amd_model.assumptions import Machine
 from benchmarks.amd_model.compute_unit import SIMDS, Timing, run_trace
 from benchmarks.amd_model.serving import Case, Launch
 
 _REGISTERS = 512
-"""Vector registers of a SIMD's lane, ordinary and accumulation ones together (AMD CDNA 3 ISA, 3.6)."""
+"""Vector registers of a lane, ordinary and accumulation ones together (AMD CDNA 3 ISA, 3.6)."""
 _REGISTER_GRANULE = 8
 _MOST_WAVES = 8
 """Waves that a SIMD holds at most (LLVM AMDGPUUsage, occupancy of gfx90a and gfx94x)."""
@@ -39,10 +46,14 @@ class Kernel:
         return max(1, min(waves // self.waves, by_lds))
 
     def bytes_requested(self, trips: int) -> int:
-        """What a workgroup's loads and stores ask for, every lane counted."""
-        moved = ("load", "store", "atomic")
-        once = sum(i.bytes for i in (*self.trace.before, *self.trace.after) if i.kind in moved)
-        return self.waves * (once + trips * sum(i.bytes for i in self.trace.body if i.kind in moved))
+        """What a workgroup's loads and stores of data ask for, every lane counted."""
+
+        def moved(code: Sequence[Instruction]) -> int:
+            kinds = ("load", "store", "atomic")
+            return sum(i.bytes for i in code if i.kind in kinds and not i.for_address)
+
+        trace = self.trace
+        return self.waves * (moved(trace.before) + trips * moved(trace.body) + moved(trace.after))
 
 
 def kernel_of(program: Program, waves: int, lds_bytes: int) -> Kernel:
@@ -98,7 +109,7 @@ class Prediction:
 
 
 def floor(case: Case, machine: Machine) -> tuple[float, str]:
-    """(seconds, what binds): bytes over peak bandwidth, FLOPs over peak rate, links; the largest."""
+    """(seconds, what binds): the largest of bytes / peak bandwidth, FLOPs / peak rate, links."""
     bounds = {
         "HBM": case.bytes / machine.hbm_bandwidth,
         "matrix": case.flops / machine.matrix_rate,
@@ -108,19 +119,24 @@ def floor(case: Case, machine: Machine) -> tuple[float, str]:
     return bounds[binding], binding
 
 
-def _share(machine: Machine, launch: Launch, kernel: Kernel, active: int, peers: bool) -> float:
-    """Bytes a clock that each of `active` compute units gets."""
+def _share(
+    machine: Machine, launch: Launch, kernel: Kernel, on_each: int, running: int, peers: bool
+) -> float:
+    """Bytes a clock for a compute unit with `on_each` of the `running` workgroups of the chip.
+
+    Workgroups, not compute units, share the bandwidth: where some units have two and others three,
+    those with three get more.
+    """
+    part = on_each / running
     if peers:
         # Seven links, all in use; the own rank's eighth is not worth a term of its own.
-        return min(
-            machine.cu_bytes_per_clock, 7 * machine.link_bandwidth / machine.clock / active
-        )
+        return min(machine.cu_bytes_per_clock, 7 * machine.link_bandwidth / machine.clock * part)
     requested = launch.workgroups * kernel.bytes_requested(launch.trips)
     # What is asked for more than once comes from L2 the second time.
     again = max(1.0, requested / launch.needed_bytes)
     hbm = machine.hbm_bandwidth * machine.hbm_reachable / machine.clock * again
     l2 = machine.l2_bytes_per_clock * machine.xcds
-    return min(machine.cu_bytes_per_clock, min(hbm, l2) / active)
+    return min(machine.cu_bytes_per_clock, min(hbm, l2) * part)
 
 
 _simulated: dict[tuple[Any, ...], Timing] = {}
@@ -158,9 +174,9 @@ def predict_launch(
     first: tuple[int, Timing, float] | None = None
     while left > 0:
         on_each = min(residents, -(-left // units))
-        active = min(left, units)
+        running = min(left, on_each * units)
         rounds = max(1, left // (on_each * units))
-        share = _share(machine, launch, kernel, active, peers)
+        share = _share(machine, launch, kernel, on_each, running, peers)
         timing = _simulate(kernel, trips, machine, on_each, share)
         clocks += timing.clocks * rounds
         left -= on_each * units * rounds
@@ -192,5 +208,3 @@ def predict(case: Case, machine: Machine) -> Prediction:
     total = sum(one.seconds for one in launches) + machine.launch_gap * (len(launches) - 1)
     # The launches are simulated, so nothing else keeps them above what the data sheet allows.
     return Prediction(case, machine.gfx, seconds, binding, max(total, seconds), launches)
-
-

@@ -381,7 +381,11 @@ def all_reduce(model: Model, batch: int) -> Case:
     elements = batch * model.hidden
     config = kernels.choose_config(elements, ELEMENT)
     variant = _like(
-        tuple(v for v in kernels.CODEGEN_VARIANTS if v.signature["x_ptr"] == "*bf16"),
+        tuple(
+            variant
+            for variant in kernels.CODEGEN_VARIANTS
+            if variant.signature["x_ptr"] == "*bf16" and variant.constexprs["WORLD"] == model.ranks
+        ),
         kernels.all_reduce_one_shot_kernel,
         config,
         WORLD=model.ranks,
