@@ -263,10 +263,9 @@ def _heaviest(
             best[node] = (own + heaviest[0], heaviest[1])
     if start not in best:
         return []
-    path, following = [start], best[start][1]
-    while following is not None:
-        path.append(following)
-        following = best[following][1]
+    path = [start]
+    while (further := best[path[-1]][1]) is not None:
+        path.append(further)
     return path
 
 

@@ -9,7 +9,7 @@ of its kind), bank conflicts, instruction fetch, masks (every lane takes part), 
 from __future__ import annotations
 
 import heapq
-from collections import Counter, deque
+from collections import defaultdict, deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -70,7 +70,7 @@ class _ComputeUnit:
         self.address_free = 0.0
         self.return_free = 0.0
         self.at_barrier: dict[int, list[_Wave]] = {}
-        self.waits: Counter[str] = Counter()
+        self.waits: defaultdict[str, float] = defaultdict(float)
 
     def earliest(self, wave: _Wave, one: Instruction, now: float) -> tuple[float, str]:
         """When the instruction can start, not before `now`, and what it waits for."""
@@ -112,7 +112,7 @@ class _ComputeUnit:
         """Start it; returns when the wave's next instruction may start, None if it waits."""
         machine = self.machine
         self.port[wave.simd, _PORT.get(one.kind, "scalar")] = at + ISSUE
-        following = at + ISSUE
+        following: float = at + ISSUE
         if one.kind == "matrix":
             self.vector_free[wave.simd] = at + ISSUE
             self.matrix_free[wave.simd] = at + CLOCKS_PER_PASS * one.passes
@@ -120,9 +120,8 @@ class _ComputeUnit:
             for register in one.writes:
                 wave.results[register] = (readable, at + CLOCKS_PER_PASS * one.passes)
         elif one.kind == "vector":
-            clocks = vector_clocks(one.name)
-            clocks = getattr(machine, clocks) if isinstance(clocks, str) else clocks
-            clocks = max(clocks, ISSUE)
+            cost = vector_clocks(one.name)
+            clocks = max(ISSUE, getattr(machine, cost) if isinstance(cost, str) else cost)
             self.vector_free[wave.simd] = at + clocks
             if clocks > ISSUE:
                 for register in one.writes:
@@ -131,7 +130,7 @@ class _ComputeUnit:
                 for register in one.writes:
                     wave.results.pop(register, None)
         elif one.kind == "lds":
-            busy = max(ISSUE, one.bytes / machine.lds_bytes_per_clock)
+            busy = max(float(ISSUE), one.bytes / machine.lds_bytes_per_clock)
             self.lds_free = max(at, self.lds_free) + busy
             wave.lds.append(self.lds_free + machine.lds_latency)
         elif one.kind == "scalar_load":
@@ -149,7 +148,7 @@ class _ComputeUnit:
     def _memory(self, wave: _Wave, one: Instruction, at: float) -> float:
         """Send a vector memory instruction; returns the clock at which it counts as done."""
         machine = self.machine
-        busy = max(ISSUE, one.bytes / machine.cu_bytes_per_clock)
+        busy = max(float(ISSUE), one.bytes / machine.cu_bytes_per_clock)
         self.address_free = max(at, self.address_free) + busy
         if one.kind == "scratch":
             done = self.address_free + machine.scratch_latency
