@@ -55,7 +55,7 @@ LAYERS = {
     ),
     "bench": Layer(third_party=(EVERYTHING,), ours=("bench", "policy", "hardware")),
     "accuracy": Layer(third_party=(EVERYTHING,), ours=("accuracy", "policy", "hardware")),
-    "commands": Layer(ours=("commands", "policy", "hardware", "detection")),
+    "commands": Layer(ours=("commands", "policy", "hardware", "detection", "emulator")),
     "cli": Layer(ours=(EVERYTHING,)),
 }
 

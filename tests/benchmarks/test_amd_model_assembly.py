@@ -1,4 +1,4 @@
-"""The cost model's reader of assembly: registers, loops, the main path, loads that lead to loads."""
+"""The cost model's reader of assembly: registers, loops, the main path, loads for addresses."""
 
 from __future__ import annotations
 
@@ -59,8 +59,8 @@ def test_the_compilers_counts_are_read() -> None:
 def test_main_path_is_before_loop_after() -> None:
     program = parse(STREAM)
     trace = trace_of(program)
-    assert [one.name for one in trace.before][-1] == "s_cbranch_scc1"
-    assert [one.name for one in trace.body][0] == "global_load_dwordx4"
+    assert trace.before[-1].name == "s_cbranch_scc1"
+    assert trace.body[0].name == "global_load_dwordx4"
     assert len(trace.body) == 6
     assert [one.name for one in trace.after] == ["global_store_dword", "s_endpgm"]
     assert len(trace.whole(3)) == 4 + 3 * 6 + 2

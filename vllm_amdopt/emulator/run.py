@@ -259,6 +259,9 @@ def run(
         "bytes": dict(M.bytes),
         "blocks": M.steps,
     }
+    if stats == "lines":  # all of them, and where the kernel begins: for records of whole runs
+        st["lines"] = M.lines(len(prog.ins))
+        st["source"] = next((ins.loc for ins in prog.ins if ins.loc), "")
     if stats == "full":
         st["lines"] = M.lines()
         st["segments64B"] = dict(M.sectors)
