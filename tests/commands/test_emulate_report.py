@@ -9,6 +9,7 @@ import multiprocessing
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -162,6 +163,18 @@ def test_a_program_that_ends_leaves_its_record(tmp_path: Path) -> None:
     (path,) = find(str(tmp_path / "new"))
     (kernel,) = read(path).kernels
     assert (read(path).gfx, kernel.launches) == ("gfx950", 1)
+
+
+def test_a_killed_process_has_written_what_went_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("vllm_amdopt.emulator.recording.WRITE_EVERY", 0.01)
+    add_vectors(RecordingDevice("gfx942", target=str(tmp_path)))
+    # Nobody calls write(): the record is written beside the run.
+    deadline = time.monotonic() + 30
+    while not find(str(tmp_path)) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert [read(path).kernels[0].launches for path in find(str(tmp_path))] == [1]
 
 
 def test_a_forked_process_records_its_own_launches_only(tmp_path: Path) -> None:
