@@ -1,7 +1,8 @@
 """What the model takes for granted about the chips: one table, each row with its source and range.
 
-`status` says how good a row is: "documented" by AMD or LLVM, "published" by somebody who measured
-it, or "assumed" by us. Nothing here was measured for this project.
+`status` says how good a row is. "read": the source was read for this table. "second-hand": as
+others report it. "recalled": what we remember of the document named, which was not at hand; look it
+up before relying on it. "assumed": a guess. Nothing here was measured for this project.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ PRODUCT = {"gfx942": "MI300X", "gfx950": "MI355X"}
 _WHITE_PAPER = "AMD CDNA 3 white paper"
 _SHEETS = "AMD Instinct MI300X and MI355X data sheets"
 _LLVM = "LLVM SISchedule.td"
+_TABLE = "vllm_amdopt/hardware.py, with its sources"
 
 
 @dataclass(frozen=True)
@@ -29,7 +31,7 @@ class Assumption:
     values: Mapping[str, float]
     low: float
     high: float
-    status: Literal["documented", "published", "assumed"]
+    status: Literal["read", "second-hand", "recalled", "assumed"]
     source: str
 
 
@@ -43,15 +45,15 @@ def _hardware(name: str) -> dict[str, float]:
 
 ASSUMPTIONS: tuple[Assumption, ...] = (
     # --- the whole chip
-    Assumption("compute_units", "", _hardware("compute_units"), 1, 1, "documented", _SHEETS),
-    Assumption("xcds", "", _hardware("xcds"), 1, 1, "documented", _SHEETS),
+    Assumption("compute_units", "", _hardware("compute_units"), 1, 1, "read", _TABLE),
+    Assumption("xcds", "", _hardware("xcds"), 1, 1, "read", _TABLE),
     Assumption(
         "clock",
         "Hz",
         {"gfx942": 2.1e9, "gfx950": 2.4e9},
         0.7,
         1,
-        "documented",
+        "recalled",
         f"{_SHEETS}: the highest engine clock; under load it is lower, by how much is not known",
     ),
     Assumption(
@@ -60,8 +62,8 @@ ASSUMPTIONS: tuple[Assumption, ...] = (
         _hardware("hbm_bytes_per_second"),
         1,
         1,
-        "documented",
-        f"{_SHEETS}: the peak, which the floor is computed with",
+        "read",
+        f"{_TABLE}: the peak, which the floor is computed with",
     ),
     Assumption(
         "hbm_reachable",
@@ -69,8 +71,8 @@ ASSUMPTIONS: tuple[Assumption, ...] = (
         _both(0.81),
         0.9,
         1.1,
-        "published",
-        "Ambati and Diep, AMD MI300X GPU Performance Analysis (arXiv 2510.27583, 2025): 81 % of "
+        "second-hand",
+        "news reports of an analysis of MI300X by Ambati et al. (October 2025): about 81 % of "
         "5.3 TB/s; MI355X assumed alike",
     ),
     Assumption(
@@ -79,8 +81,9 @@ ASSUMPTIONS: tuple[Assumption, ...] = (
         {"gfx942": 1307.4e12, "gfx950": 2516.6e12},
         1,
         1,
-        "documented",
-        f"{_SHEETS}: the peak, which the floor is computed with",
+        "recalled",
+        f"{_SHEETS}: the peak, which the floor is computed with; agrees with LLVM's passes, the "
+        "clock and the number of compute units",
     ),
     Assumption(
         "l2_bytes_per_clock",
@@ -88,7 +91,7 @@ ASSUMPTIONS: tuple[Assumption, ...] = (
         _both(2048),
         0.5,
         1,
-        "documented",
+        "recalled",
         f"{_WHITE_PAPER}: 16 channels of 128 bytes; gfx950 assumed alike",
     ),
     Assumption(
@@ -97,7 +100,7 @@ ASSUMPTIONS: tuple[Assumption, ...] = (
         {"gfx942": 64e9, "gfx950": 76.8e9},
         0.75,
         1,
-        "documented",
+        "recalled",
         f"{_SHEETS}: Infinity Fabric links of 128 and 153.6 GB/s, both directions together",
     ),
     # --- latencies, in clocks of the compute unit
@@ -108,8 +111,8 @@ ASSUMPTIONS: tuple[Assumption, ...] = (
         0.64,
         1.82,
         "assumed",
-        "the order of magnitude of pointer chasing on MI300X (Chips and Cheese 2024; Tee et al., "
-        "SC 2025); loaded latency is not published; swept from 700 to 2000",
+        "no number at hand: pointer chasing was measured by Chips and Cheese (2024) and by Tee et "
+        "al. (workshop at SC 2025), whose numbers should replace this; swept from 700 to 2000",
     ),
     Assumption(
         "l2_latency",
@@ -130,7 +133,7 @@ ASSUMPTIONS: tuple[Assumption, ...] = (
         1,
         2,
         "assumed",
-        f"the order of what is published for GCN and CDNA; {_LLVM} has 20 and says 8 to 256",
+        f"no number at hand; {_LLVM} has 20 and says that it can be 8 to 256",
     ),
     Assumption(
         "peer_latency",
@@ -148,7 +151,7 @@ ASSUMPTIONS: tuple[Assumption, ...] = (
         _both(64),
         0.5,
         1,
-        "documented",
+        "recalled",
         f"{_WHITE_PAPER}: 64 bytes a clock from the vector L1; not known is what one unit can "
         "draw from HBM, so the sweep goes down to 32",
     ),
@@ -158,9 +161,8 @@ ASSUMPTIONS: tuple[Assumption, ...] = (
         _both(128),
         1,
         2,
-        "documented",
-        "CDNA 3 ISA: 32 banks of 4 bytes; CDNA 4 doubles the read rate for some widths, which is "
-        "not used here",
+        "recalled",
+        "AMD CDNA 3 ISA: 32 banks of 4 bytes; CDNA 4 may read twice that, which is not used here",
     ),
     Assumption(
         "address_queue",
@@ -178,8 +180,8 @@ ASSUMPTIONS: tuple[Assumption, ...] = (
         {"gfx942": 16, "gfx950": 8},
         0.5,
         2,
-        "documented",
-        f"{_LLVM}, WriteTrans32: quarter rate; CDNA 4 white paper: twice that rate",
+        "recalled",
+        f"{_LLVM}, WriteTrans32: quarter rate (read); AMD CDNA 4 white paper: twice that rate",
     ),
     Assumption(
         "conversion_clocks",
@@ -187,7 +189,7 @@ ASSUMPTIONS: tuple[Assumption, ...] = (
         _both(16),
         0.25,
         1,
-        "documented",
+        "read",
         f"{_LLVM}, WriteFloatCvt: 4 x 4 clocks, which its authors call perhaps inaccurate",
     ),
     Assumption("taken_branch", "clocks", _both(16), 0.5, 2, "assumed", f"{_LLVM} has 32"),

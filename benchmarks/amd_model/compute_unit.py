@@ -19,7 +19,7 @@ from benchmarks.amd_model.costs import CLOCKS_PER_PASS, RESULT_PASSES, vector_cl
 
 SIMDS = 4
 ISSUE = 4
-"""Clocks between instructions of one wave, and of one kind on one SIMD (AMD CDNA 3 ISA, 1.2)."""
+"""Clocks between instructions of one wave, and of one kind on one SIMD (AMD CDNA 3 ISA)."""
 
 _PORT = {
     "matrix": "vector",

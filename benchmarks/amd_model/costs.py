@@ -1,7 +1,7 @@
 """What one instruction costs: tables by mnemonic, each row with its source. No timing in here.
 
 A clock is one of the compute unit. A wave of 64 lanes passes a SIMD of 16 lanes in 4 clocks, so
-nothing costs less, and a matrix "pass" is 4 clocks too (AMD CDNA 3 ISA, 1.2). LLVM counts passes.
+nothing costs less, and a matrix "pass" is 4 clocks too (AMD CDNA 3 ISA). LLVM counts passes.
 """
 
 from __future__ import annotations
@@ -44,20 +44,20 @@ class KindRow:
 _ISA = "AMD CDNA 3 ISA"
 
 KINDS: tuple[KindRow, ...] = (
-    KindRow(r"v_s?mfmac?_", "matrix", f"{_ISA}, 7: matrix arithmetic"),
-    KindRow(r"v_", "vector", f"{_ISA}, 6: vector ALU"),
-    KindRow(r"scratch_", "scratch", f"{_ISA}, 10: scratch; register spills"),
-    KindRow(r"(buffer|global|flat)_atomic_", "atomic", f"{_ISA}, 9 and 10"),
-    KindRow(r"(buffer|global|flat)_load_", "load", f"{_ISA}, 9 and 10"),
-    KindRow(r"(buffer|global|flat)_store_", "store", f"{_ISA}, 9 and 10"),
-    KindRow(r"(buffer|global|flat)_", "cache", f"{_ISA}, 9: buffer_inv, buffer_wbl2"),
-    KindRow(r"ds_", "lds", f"{_ISA}, 11: data share"),
-    KindRow(r"s_waitcnt", "wait", f"{_ISA}, 4.4: manual wait states"),
-    KindRow(r"s_barrier", "barrier", f"{_ISA}, 4.3"),
-    KindRow(r"s_(cbranch|branch|setpc|swappc|call|endpgm)", "branch", f"{_ISA}, 4"),
-    KindRow(r"s_(load|buffer_load|scratch_load|memtime|memrealtime)", "scalar_load", f"{_ISA}, 8"),
-    KindRow(r"s_nop", "nop", f"{_ISA}, 4.5: argument + 1 issue slots"),
-    KindRow(r"s_", "scalar", f"{_ISA}, 5: scalar ALU"),
+    KindRow(r"v_s?mfmac?_", "matrix", f"{_ISA}: matrix arithmetic"),
+    KindRow(r"v_", "vector", f"{_ISA}: vector ALU"),
+    KindRow(r"scratch_", "scratch", f"{_ISA}: scratch; register spills"),
+    KindRow(r"(buffer|global|flat)_atomic_", "atomic", _ISA),
+    KindRow(r"(buffer|global|flat)_load_", "load", _ISA),
+    KindRow(r"(buffer|global|flat)_store_", "store", _ISA),
+    KindRow(r"(buffer|global|flat)_", "cache", f"{_ISA}: buffer_inv, buffer_wbl2"),
+    KindRow(r"ds_", "lds", f"{_ISA}: data share"),
+    KindRow(r"s_waitcnt", "wait", f"{_ISA}: manual wait states"),
+    KindRow(r"s_barrier", "barrier", _ISA),
+    KindRow(r"s_(cbranch|branch|setpc|swappc|call|endpgm)", "branch", _ISA),
+    KindRow(r"s_(load|buffer_load|scratch_load|memtime|memrealtime)", "scalar_load", _ISA),
+    KindRow(r"s_nop", "nop", f"{_ISA}: argument + 1 issue slots"),
+    KindRow(r"s_", "scalar", f"{_ISA}: scalar ALU"),
 )
 
 

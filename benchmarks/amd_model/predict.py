@@ -20,7 +20,7 @@ from benchmarks.amd_model.compute_unit import SIMDS, Timing, run_trace
 from benchmarks.amd_model.serving import Case, Launch
 
 _REGISTERS = 512
-"""Vector registers of a lane, ordinary and accumulation ones together (AMD CDNA 3 ISA, 3.6)."""
+"""Vector registers of a lane, ordinary and accumulation ones together (AMD CDNA 3 ISA)."""
 _REGISTER_GRANULE = 8
 _MOST_WAVES = 8
 """Waves that a SIMD holds at most (LLVM AMDGPUUsage, occupancy of gfx90a and gfx94x)."""

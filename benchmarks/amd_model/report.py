@@ -120,6 +120,11 @@ def _value(number: float) -> str:
     return f"{number:.4g}" if abs(number) < 1e6 else f"{number:.4e}".replace("e+", "e")
 
 
+def _code(pattern: str) -> str:
+    """A pattern as code within a Markdown table."""
+    return "`" + pattern.replace("|", "\\|") + "`"
+
+
 def assumptions_page() -> str:
     """The tables of assumptions and costs in Markdown, as docs/amd_model.md has them."""
     lines = [
@@ -133,9 +138,9 @@ def assumptions_page() -> str:
             f"| {row.name} | {row.unit} | {values} | {swept} | {row.status} | {row.source} |"
         )
     lines += ["", "| matrix instructions | passes of 4 clocks | source |", "|---|---|---|"]
-    lines += [f"| `{row.pattern}` | {row.passes} | {row.source} |" for row in MATRIX]
+    lines += [f"| {_code(row.pattern)} | {row.passes} | {row.source} |" for row in MATRIX]
     lines += ["", "| vector instructions | clocks | source |", "|---|---|---|"]
-    lines += [f"| `{row.pattern}` | {row.clocks} | {row.source} |" for row in VECTOR]
+    lines += [f"| {_code(row.pattern)} | {row.clocks} | {row.source} |" for row in VECTOR]
     lines += ["", "| instructions | kind | source |", "|---|---|---|"]
-    lines += [f"| `{row.pattern}` | {row.kind} | {row.source} |" for row in KINDS]
-    return "\n".join(lines).replace("_|", "_\\|").replace("(exp|", "(exp\\|") + "\n"
+    lines += [f"| {_code(row.pattern)} | {row.kind} | {row.source} |" for row in KINDS]
+    return "\n".join(lines) + "\n"
