@@ -63,7 +63,16 @@ def test_help(capsys: pytest.CaptureFixture[str], arguments: tuple[str, ...]) ->
 
 def test_help_lists_the_commands(capsys: pytest.CaptureFixture[str]) -> None:
     _, out, _ = run(capsys, "--help")
-    for command in ("features", "explain", "diff", "doctor", "collect-env", "docs", "codegen"):
+    for command in (
+        "features",
+        "explain",
+        "diff",
+        "doctor",
+        "collect-env",
+        "emulate-report",
+        "docs",
+        "codegen",
+    ):
         assert f"    {command}" in out
 
 

@@ -83,6 +83,7 @@ COMMANDS = {
     "diff": ("explain", "add_diff_arguments", "run_diff"),
     "doctor": ("doctor", "add_arguments", "run"),
     "collect-env": ("collect_env", "add_arguments", "run"),
+    "emulate-report": ("emulate_report", "add_arguments", "run"),
 }
 """Command -> its module under `commands`, what adds its options, what runs it."""
 
@@ -106,6 +107,11 @@ _HELP = {
     "collect-env": (
         "what a report of a fault needs to say about this machine",
         "Print what `vllm collect-env` leaves out on ROCm. Secrets are left out.",
+    ),
+    "emulate-report": (
+        "what an emulated run executed: by kernel, class, bytes and source line",
+        "Print what a run on the CPU engine gfx942 or gfx950 executed. It was recorded if "
+        "VLLM_AMDOPT_EMULATE_REPORT named a file or directory.",
     ),
 }
 
