@@ -5,6 +5,7 @@ PYTHON ?= $(shell for name in python3.11 python3.12 python3.13 python3 python3.1
 	"$$name" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 15))' \
 		>/dev/null 2>&1 && command -v "$$name" && break; done)
 VENV ?= .venv
+GFX ?= gfx942
 COMPAT_VERSIONS ?= 0.30.0 0.31.0 0.32.0
 PYTEST_ARGUMENTS ?=
 # Two at a time: most of a test's time is one process importing vLLM. Whole files go to a worker, in
@@ -27,8 +28,8 @@ python:
 environment: python  ## make .venv: vLLM for the CPU, the plugin, the tools (minutes, once)
 	@$(MAKE_ENVIRONMENT) --venv "$(VENV)"
 
-demo: environment  ## serve three models, stock and with the plugin, and compare the answers
-	@"$(VENV)/bin/python" -m benchmarks.demo
+demo: environment  ## serve three models, stock and with the plugin, and compare (GFX=gfx950: an MI355X)
+	@"$(VENV)/bin/python" -m benchmarks.demo --gfx "$(GFX)"
 
 test: environment  ## run all tests, fast ones first
 	@"$(VENV)/bin/python" -m pytest $(PARALLEL) $(PYTEST_ARGUMENTS)
