@@ -159,7 +159,12 @@ def test_expert_parallelism_reaches_the_plan(capsys: pytest.CaptureFixture[str])
         (
             "llama-3.1-405b",
             ("--tp", "1"),
-            "each of 1 GPU is short of 583.3 GiB; --tensor-parallel-size 8 is estimated to fit",
+            "the GPU is short of 583.3 GiB; --tensor-parallel-size 8 is estimated to fit",
+        ),
+        (
+            "llama-3.1-8b",
+            ("--gpu", "gfx1201"),
+            "--tensor-parallel-size 4 is estimated to fit, or 2 with --max-model-len 53100 or less",
         ),
         ("deepseek-v3.2", ("--tp", "8", "--aiter", "none"), "AITER"),
     ],
@@ -171,6 +176,8 @@ def test_what_cannot_run_is_a_problem_and_an_exit_code(
     assert code == 1
     assert "problem: " in out
     assert problem in out
+    assert "what you asked for, which cannot run so (see above): vllm serve" in out
+    assert "for vLLM alone:" not in out
 
 
 def test_an_unknown_model_gets_the_rules_that_need_none(
@@ -195,6 +202,26 @@ def test_a_guard_repairs_what_the_user_wrote(capsys: pytest.CaptureFixture[str])
     by_hand = out.partition("for vLLM alone:")[2]
     assert "VLLM_ROCM_USE_AITER=0" in by_hand
     assert "--block-size" not in by_hand
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "served"),
+    [
+        ("gemma-3-27b", (), "google/gemma-3-27b-it"),
+        ("kimi-k2.5", ("--serve-args", "vllm serve x"), "x"),
+    ],
+)
+def test_the_command_serves_what_can_be_served(
+    capsys: pytest.CaptureFixture[str], name: str, options: tuple[str, ...], served: str
+) -> None:
+    commands = record(capsys, name, *MI300X, "--tp", "8", *options)["commands"]
+    assert f"vllm serve {served} " in commands["with_plugin"]
+    assert f"vllm serve {served} " in commands["by_hand"]
+
+
+def test_a_gfx_name_says_what_it_is_taken_for(capsys: pytest.CaptureFixture[str]) -> None:
+    _, out, _ = run(capsys, "explain", "llama-3.1-8b", "--gpu", "gfx1201", "--tp", "4")
+    assert "gfx1201 may be one of several GPUs and is taken as one with 16 GiB" in out
 
 
 def test_json_is_a_plan_and_more(capsys: pytest.CaptureFixture[str], model: Path) -> None:

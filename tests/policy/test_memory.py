@@ -104,7 +104,7 @@ def test_what_is_not_known_is_said() -> None:
     assert unknown.weight_bytes is None and unknown.fits is None
     assert said(unknown, "no formula for model type new")
     assert said(estimate(facts("llama-3.1-405b-fp8-kv")), "taken as 16 bits")
-    assert said(estimate(facts("kimi-k2.5")), "the vision part is not counted")
+    assert said(estimate(facts("kimi-k2.5")), "the weights of the vision part are not counted")
 
 
 # --- the KV cache -------------------------------------------------------------------------------

@@ -45,7 +45,7 @@ def test_sentence_says_where_it_is_from_and_that_it_is_partial() -> None:
         "config of Qwen/Qwen3-8B, from PyPI aiconfigurator_core==0.12.0"
     )
     partial = fixture_source("qwen3-vl-235b-a22b").sentence
-    assert "; partial: ABRIDGED by the mirror" in partial
+    assert "; partial: policy/model_configs/qwen3-vl-235b-a22b.json says what" in partial
 
 
 @pytest.mark.parametrize(

@@ -465,3 +465,27 @@ def test_measured_win_switches_a_feature_on() -> None:
 
 def test_facts_from_elsewhere_do_as_well() -> None:
     assert plan(facts("glm-4.5")).is_on("attention")
+
+
+@pytest.mark.parametrize(
+    ("name", "model", "reason"),
+    [
+        ("minimax_block_size", "kimi-k2.5", "the model is kimi_k2, not minimax_m3"),
+        ("mla_block_size", "kimi-k2.5", "without AITER vLLM selects TRITON_MLA"),
+        ("aiter_rdna4", "kimi-k2.5", "gfx942 is not one of gfx1200 or gfx1201"),
+    ],
+)
+def test_a_choice_is_no_reason_where_nothing_would_be_set_without_it(
+    name: str, model: str, reason: str
+) -> None:
+    made = plan(
+        model,
+        instinct(),
+        aiter=CURRENT_AITER,
+        block_size=1,
+        environment={"VLLM_ROCM_USE_AITER": "0"},
+    )
+    decision = made.decision(name)
+    assert (decision.on, decision.origin) == (False, "default")
+    assert reason in decision.reason
+    assert made.decision("aiter").origin == "user"

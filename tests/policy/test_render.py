@@ -85,8 +85,9 @@ def test_plan_table_reads_like_this() -> None:
     end = next(i for i, line in enumerate(lines) if line.startswith("kv_offload"))
     assert " ".join(" ".join(lines[start:end]).split()) == (
         "mla_block_size on default block_size=1; MLA decode kernels read the cache token by token; "
-        "vLLM >=0.30's AITER backend flattens pages itself, so there block size 1 saves the "
-        "expansion and is not required (reported in arXiv 2603.10031 (MI325X, vLLM 0.14.1); "
+        "since vLLM 0.30 the AITER backend takes any size and expands the page table itself, so "
+        "there block size 1 saves that step and is not required (reported in arXiv 2603.10031 "
+        "(MI325X, vLLM 0.14.1); "
         "near-identical speed since)"
     )
 

@@ -154,7 +154,7 @@ def explanation(options: argparse.Namespace, environment: Mapping[str, str]) -> 
     arguments = _with_layout(options, read_serve_arguments(options.serve_args))
     variables = {**environment, **arguments.environment}
     activation = read_switches(variables)
-    model, notes = _model(options.model)
+    model, published, notes = _model(options.model)
     hardware, more = _machine(options, arguments, activation)
     software, still_more = _software(options)
     situation = Situation(
@@ -164,7 +164,13 @@ def explanation(options: argparse.Namespace, environment: Mapping[str, str]) -> 
         software=software,
         environment=variables,
     )
-    return explain(situation, arguments, options.model, notes=(*notes, *more, *still_more))
+    return explain(
+        situation,
+        arguments,
+        options.model,
+        served=arguments.model or published,
+        notes=(*notes, *more, *still_more),
+    )
 
 
 def _with_layout(options: argparse.Namespace, arguments: "ServeArguments") -> "ServeArguments":
@@ -185,26 +191,28 @@ def _with_layout(options: argparse.Namespace, arguments: "ServeArguments") -> "S
     return replace(arguments, choices=choices, options=tuple(given.items()))
 
 
-def _model(name: str) -> "tuple[ModelFacts | None, tuple[str, ...]]":
-    """The model's facts and what has to be said about where they come from."""
+def _model(name: str) -> "tuple[ModelFacts | None, str, tuple[str, ...]]":
+    """The model's facts, what to serve, and what has to be said about where they come from."""
     from vllm_amdopt.policy.model_facts import ModelConfigError, model_facts, read_config
     from vllm_amdopt.policy.model_fixtures import find_fixture, fixture, fixture_source
 
     path = Path(name)
     shipped = None if path.exists() else find_fixture(name)
     notes: tuple[str, ...] = ()
+    served = str(path.parent) if path.name == "config.json" else name
     if shipped is not None:
         config = fixture(shipped)
-        notes = (fixture_source(shipped).sentence,)
+        source = fixture_source(shipped)
+        served, notes = source.repository, (source.sentence,)
     elif not path.exists() and path.name == name:
         config = fixture(name)  # says which names there are
     else:
         config = read_config(path)
     try:
-        return model_facts(config), notes
+        return model_facts(config), served, notes
     except ModelConfigError as error:
         sentence = f"{error}; only rules that need no knowledge of the model are applied"
-        return None, (*notes, f"nothing is known about the model: {sentence}")
+        return None, served, (*notes, f"nothing is known about the model: {sentence}")
 
 
 def _machine(
@@ -234,6 +242,11 @@ def _machine(
             * choices.data_parallel_size
         )
         hardware = simulated(options.gpu, devices)
+        if hardware.product is None and hardware.device_memory_bytes is not None:
+            notes.append(
+                f"{options.gpu} may be one of several GPUs and is taken as one with "
+                f"{hardware.device_memory_bytes // GIB} GiB: the name of a product is exact"
+            )
         if options.host_memory is None:
             notes.append("the host's memory is not known: --host-memory GIB says it")
     if options.host_memory is not None:

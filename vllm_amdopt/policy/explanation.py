@@ -81,21 +81,24 @@ def explain(
     arguments: ServeArguments,
     model: str,
     *,
+    served: str | None = None,
     notes: tuple[str, ...] = (),
 ) -> Explanation:
-    """Everything about `situation`; `model` is what the user called it."""
+    """Everything about `situation`.
+
+    `model` is what the user called it, `served` what the command serves, if that is another name.
+    """
     plan = make_plan(situation)
     attention = selection.planned(situation, plan)
-    memory = _memory(situation)
     problems = list(plan.refusals)
-    if situation.model is not None:
-        impossible = _impossible(situation, situation.choices.tensor_parallel_size)
-        problems += [impossible] if impossible else _too_small(situation, memory)
+    impossible = _impossible(situation, situation.choices.tensor_parallel_size)
+    memory = None if impossible else _memory(situation)
+    problems += [impossible] if impossible else _too_small(situation, memory)
     remarks = list(notes)
-    if "attention_order" in plan.settings and attention.name is not None:
+    if "attention_order" in plan.settings and attention.name is not None and not problems:
         remarks.append(
             f"by hand, --attention-backend {attention.name} stands for the plan's order of "
-            "backends; vLLM then ends where a layer cannot use it, an order cannot"
+            "backends: vLLM then ends if a layer cannot use it, where the order goes on to the next"
         )
     return Explanation(
         plan=plan,
@@ -105,8 +108,8 @@ def explain(
         memory=memory,
         problems=tuple(problems),
         notes=tuple(remarks),
-        with_plugin=command_with_plugin(model, arguments),
-        by_hand=command_by_hand(model, arguments, plan.settings, attention.name),
+        with_plugin=command_with_plugin(served or model, arguments),
+        by_hand=command_by_hand(served or model, arguments, plan.settings, attention.name),
         sources={entry.name: getattr(entry, "source", "") for entry in ENTRIES},
     )
 
@@ -123,7 +126,9 @@ def _outcomes(
         outcomes["experts"] = Outcome(_experts(without), _experts(planned))
     offload = plan.settings.get("kv_offloading_size")
     theirs = "as you configured it" if situation.choices.kv_offload else "off"
-    outcomes["KV offload"] = Outcome(theirs, theirs if offload is None else f"{offload:g} GiB")
+    outcomes["KV offload"] = Outcome(
+        theirs, theirs if offload is None else f"{offload:g} GiB of host memory"
+    )
     return outcomes
 
 
@@ -181,18 +186,26 @@ def _too_small(situation: Situation, memory: MemoryEstimate | None) -> list[str]
         return []
     ranks = situation.choices.tensor_parallel_size
     if not memory.fits:
-        sentence = (
-            f"the weights do not fit: each of {ranks} GPU{'s' if ranks > 1 else ''} is short of "
-            f"{memory.short_by_bytes / GIB:.1f} GiB"
-        )
-        for more in (size for size in _LAYOUTS if size > ranks):
-            wider = _memory(situation, more)
-            if wider is not None and wider.fits and not _impossible(situation, more):
-                return [f"{sentence}; --tensor-parallel-size {more} is estimated to fit"]
-        return [f"{sentence}; use a checkpoint in a smaller format, or GPUs with more memory"]
+        short = f"short of {memory.short_by_bytes / GIB:.1f} GiB"
+        where = "the GPU" if ranks == 1 else f"each of {ranks} GPUs"
+        return [f"the weights do not fit: {where} is {short}; {_larger(situation)}"]
     if memory.context_fits is False:
         return [
             f"one request of the whole context ({situation.context} tokens) does not fit into the "
             f"KV cache: give --max-model-len {memory.kv_capacity_tokens} or less, or more GPUs"
         ]
     return []
+
+
+def _larger(situation: Situation) -> str:
+    """The tensor-parallel size that the model fits with, as advice."""
+    shorter = ""
+    for size in (size for size in _LAYOUTS if size > situation.choices.tensor_parallel_size):
+        memory = None if _impossible(situation, size) else _memory(situation, size)
+        if memory is None or not memory.fits:
+            continue
+        if memory.context_fits is not False:
+            return f"--tensor-parallel-size {size} is estimated to fit{shorter}"
+        if not shorter and memory.kv_capacity_tokens:
+            shorter = f", or {size} with --max-model-len {memory.kv_capacity_tokens} or less"
+    return "use a checkpoint in a smaller format, or GPUs with more memory"

@@ -19,7 +19,7 @@ def as_text(explanation: Explanation, width: int = WIDTH, *, every: bool = False
     plan = explanation.plan
     lines = wrapped(
         f"vllm-amdopt {plan.plugin_version}: plan {plan.digest} for "
-        f"{plan.hardware_description or plan.hardware}, vLLM {plan.vllm or 'of unknown version'}",
+        f"{plan.hardware_description or plan.hardware}, {_software(explanation)}",
         width,
         "  ",
     )
@@ -44,8 +44,8 @@ def as_markdown(explanation: Explanation, *, every: bool = False) -> str:
     plan = explanation.plan
     parts = [
         f"# {explanation.model} on {plan.hardware_description or plan.hardware}",
-        f"{plan.model}. vLLM {plan.vllm or 'of unknown version'}, vllm-amdopt "
-        f"{plan.plugin_version}, plan `{plan.digest}`.",
+        f"{plan.model}. {_software(explanation)}, vllm-amdopt {plan.plugin_version}, plan "
+        f"`{plan.digest}`.",
     ]
     parts += [f"- **{label}**: {sentence}" for label, sentence in _sentences(explanation)]
     setting = [
@@ -81,6 +81,15 @@ def difference(one: Explanation, other: Explanation, names: tuple[str, str]) -> 
         rows.append((name, left_facts.get(name, "–"), right_facts.get(name, "–")))
     rows = [row for row in rows if row[1] != row[2]]
     return columns(("what", *names), rows, WIDTH) if rows else []
+
+
+def _software(explanation: Explanation) -> str:
+    """ "vLLM 0.32.0, AITER 0.1.21"."""
+    aiter = explanation.situation.software.aiter
+    vllm = f"vLLM {explanation.plan.vllm or 'of unknown version'}"
+    if explanation.plan.hardware != "amd":
+        return vllm
+    return f"{vllm}, {'no AITER' if aiter is None else f'AITER {aiter}'}"
 
 
 def _deed(decision: Decision | None, others: Mapping[str, Decision]) -> str:
@@ -170,7 +179,7 @@ def _memory_rows(explanation: Explanation) -> list[tuple[str, str]]:
         return []
     rows = [("weights", _gib(memory.weight_bytes))]
     if memory.budget_bytes is not None:
-        rows.append(("of what vLLM may use", _gib(memory.budget_bytes)))
+        rows.insert(0, ("vLLM may use", _gib(memory.budget_bytes)))
     if memory.kv_bytes_per_token is not None:
         rows.append(("KV cache per token", f"{memory.kv_bytes_per_token / 1024:.1f} KiB"))
     if memory.kv_capacity_tokens is not None:
@@ -184,6 +193,8 @@ def _gib(size: int) -> str:
 
 
 def _commands(explanation: Explanation) -> list[tuple[str, str]]:
+    if explanation.problems:
+        return [("what you asked for, which cannot run so (see above)", explanation.with_plugin)]
     commands = [("with the plugin", explanation.with_plugin)]
     if explanation.plan.settings:
         commands.append(("the same settings by hand, for vLLM alone", explanation.by_hand))

@@ -145,7 +145,7 @@ def _weight_bytes(
         )
         return None
     if model.has_vision:
-        remarks.append("the vision part is not counted; it is whole or split beside this")
+        remarks.append("the weights of the vision part are not counted: they come on top")
     bits = _weight_bits(model, remarks)
     # Each part: what it takes of one rank, and whether the checkpoint's format holds for it.
     # linear.py: QKVParallelLinear keeps at least one KV head a rank.

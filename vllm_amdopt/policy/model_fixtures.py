@@ -5,6 +5,7 @@ where each is from, and what is missing in it, is in model_configs/README.md.
 """
 
 import json
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,10 +25,17 @@ class FixtureSource:
     note: str
 
     @property
+    def repository(self) -> str:
+        """The model's name on Hugging Face alone: "google/gemma-3-27b-it"."""
+        return re.split(r"[ (]", self.hf_model, maxsplit=1)[0]
+
+    @property
     def sentence(self) -> str:
         """For a first line: "config of Qwen/Qwen3-8B, from PyPI aiconfigurator_core==0.12.0"."""
         whole = f"config of {self.hf_model}, from {self.origin}"
-        return whole if self.verbatim else f"{whole}; partial: {self.note.partition('. ')[0]}"
+        if self.verbatim:
+            return whole
+        return f"{whole}; partial: policy/model_configs/{self.name}.json says what is missing"
 
 
 def fixture_names() -> tuple[str, ...]:

@@ -68,7 +68,7 @@ def test_aiter_on(model: str, options: dict[str, Any]) -> None:
             "llama-3.1-8b",
             {"hardware": instinct("gfx90a"), **WITH_AITER},
             "default",
-            "gfx90a is not one of gfx942 or gfx950: vLLM uses AITER on CDNA3 and newer only",
+            "gfx90a is not one of gfx942 or gfx950: AITER in full needs CDNA3 or newer",
             id="MI250X",
         ),
         pytest.param(

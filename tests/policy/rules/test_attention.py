@@ -79,15 +79,15 @@ def test_order(model: Any, options: dict[str, Any], order: str, selected: str) -
 
 def test_order_says_what_it_changes() -> None:
     reason = plan(**ON_MI300X).decision("attention_order").reason
-    assert "ROCM_ATTN -> ROCM_AITER_FA" in reason
+    assert "vLLM would take ROCM_ATTN by itself, and takes ROCM_AITER_FA in this order" in reason
     reason = plan(**ON_MI300X, kv_offload=True).decision("attention_order").reason
-    assert "ROCM_AITER_FA as without it" in reason
+    assert "vLLM takes ROCM_AITER_FA for this model in its own order as well" in reason
 
 
 @pytest.mark.parametrize(
     ("model", "options", "origin", "reason"),
     [
-        pytest.param("deepseek-v3", {}, "default", "MLA has vLLM's own order", id="MLA"),
+        pytest.param("deepseek-v3", {}, "default", "for it vLLM's own order stands", id="MLA"),
         pytest.param(
             "llama-3.1-8b", {"aiter": None}, "default", "AITER is not in force", id="no AITER"
         ),

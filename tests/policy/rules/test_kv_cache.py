@@ -50,7 +50,7 @@ def test_offload_size(options: dict[str, Any], gib: int) -> None:
     assert decision.settings["kv_offloading_size"] == float(gib)
 
 
-AFTER_ROCM_ATTN = "attention: ROCM_ATTN -> {}, because ROCM_ATTN takes no KV connector"
+AFTER_ROCM_ATTN = "ROCM_ATTN takes no KV connector, so {} follows and is put first"
 
 
 @pytest.mark.parametrize(
@@ -194,10 +194,13 @@ def test_offload_leaves_the_users_backend_alone() -> None:
         ),
         pytest.param(
             "deepseek-v3",
-            {},
+            {"tensor_parallel_size": 8},
             "default",
             "the model has MLA, not GQA, MQA or MHA: copies would multiply",
             id="MLA",
+        ),
+        pytest.param(
+            "deepseek-v2-lite", {}, "default", "its cache is small, and nobody", id="MLA, one rank"
         ),
         pytest.param("qwen3-next-80b-a3b", {}, "default", "the model has hybrid", id="hybrid"),
         pytest.param(
@@ -333,7 +336,7 @@ def test_shuffled_layout_waits_to_be_asked() -> None:
     environment = {"VLLM_AMDOPT_KV_OFFLOAD": "off"}
     decision = plan(**ON_MI300X, environment=environment).decision("shuffle_kv_layout")
     assert not decision.on
-    assert decision.reason == "opt-in: VLLM_AMDOPT_SHUFFLE_KV_LAYOUT=on uses it"
+    assert decision.reason.startswith("opt-in: VLLM_AMDOPT_SHUFFLE_KV_LAYOUT=on uses it; AITER")
 
 
 @pytest.mark.parametrize("block_size", [None, 16])

@@ -160,7 +160,7 @@ AITER = Rule(
     ),
     requires=(
         when.AmdGpu("AITER only runs on AMD GPUs"),
-        when.GfxIn(AITER_GFX, "vLLM uses AITER on CDNA3 and newer only"),
+        when.GfxIn(AITER_GFX, "AITER in full needs CDNA3 or newer"),
         when.AiterPresent(),
         # The experts' format decides whether AITER=1 ends the server (rules/experts.py).
         model_is.ModelKnown(),

@@ -58,7 +58,9 @@ class AttentionOrder:
     def remark(self, situation: Situation) -> str | None:
         before = so_far(situation).name
         after = self._selected(situation).name
-        return f"{before} -> {after}" if before != after else f"{after} as without it"
+        if before == after:
+            return f"vLLM takes {after} for this model in its own order as well"
+        return f"with AITER on vLLM would take {before} by itself, and takes {after} in this order"
 
     def _selected(self, situation: Situation) -> Selection:
         values = {**self.settings(situation), **situation.values}
@@ -95,13 +97,23 @@ class BlockSizeDropped:
 
     def remark(self, situation: Situation) -> str | None:
         refused = ", ".join(so_far(situation).refusals)
+        remedy = "give a multiple of 16, or none"
+        if _aiter_would_take_it(situation):
+            remedy += ", or leave AITER to this plan: ROCM_AITER_MLA takes any size"
         return (
             f"--block-size {situation.choices.block_size} is dropped, because {refused} would "
-            "refuse it: give a multiple of 16, or none"
+            f"refuse it: {remedy}"
         )
 
     def describe(self) -> str:
         return "the user's --block-size is dropped"
+
+
+def _aiter_would_take_it(situation: Situation) -> bool:
+    """Whether it is only the user's variables that keep vLLM from AITER's MLA backend."""
+    switches = {"env.VLLM_ROCM_USE_AITER": "1", "env.VLLM_ROCM_USE_AITER_MLA": "1"}
+    values = {**situation.values, **switches}
+    return so_far(replace(situation, values=values)).name == "ROCM_AITER_MLA"
 
 
 @dataclass(frozen=True)
@@ -227,14 +239,14 @@ ATTENTION_ORDER = Rule(
     seam="attention_order",
     level="safe",
     reason=(
-        "vLLM 0.30 to 0.32 prefers ROCM_ATTN even with AITER on; the candidates are only put in "
-        "another order, so layers that a backend refuses fall to the next one"
+        "the backend that is reported fastest for such layers comes first; only the order of "
+        "vLLM's candidates changes, so layers that it refuses fall to the next one"
     ),
     requires=(
         when.AmdGpu(),
         when.GfxIn(AITER_GFX, "elsewhere vLLM's own order stands"),
         model_is.ModelKnown(),
-        model_is.AttentionKindIn(_SOFTMAX, "MLA has vLLM's own order"),
+        model_is.AttentionKindIn(_SOFTMAX, "for it vLLM's own order stands"),
         layers.AiterInForce(),
         layers.BackendsKnowTheMask(),
         layers.OrderChangesSomething(),
@@ -283,7 +295,10 @@ BLOCK_SIZE = Rule(
     seam="block_size",
     level="guard",
     action="repair",
-    reason="no attention backend takes this block size, which ends in a ValueError at start-up",
+    reason=(
+        "no attention backend that vLLM may select here takes this block size, which ends in a "
+        "ValueError at start-up"
+    ),
     requires=(when.AmdGpu(), model_is.ModelKnown(), layers.BlockSizeRaises()),
     default_when=(),
     yields_to=(),
@@ -301,8 +316,9 @@ MLA_BLOCK_SIZE = Rule(
     seam="block_size",
     level="safe",
     reason=(
-        "MLA decode kernels read the cache token by token; vLLM >=0.30's AITER backend "
-        "flattens pages itself, so there block size 1 saves the expansion and is not required"
+        "MLA decode kernels read the cache token by token; since vLLM 0.30 the AITER backend takes "
+        "any size and expands the page table itself, so there block size 1 saves that step and is "
+        "not required"
     ),
     requires=(
         model_is.ModelKnown(),

@@ -38,9 +38,14 @@ class OffloadSettings:
         if situation.decided.get("attention") or situation.choices.attention_backend:
             return None
         before, after = so_far(situation).name, offload_backend(situation)
-        if after is None or before == after:
-            return f"attention stays with {after}" if after else None
-        return f"attention: {before} -> {after}, because {before} takes no KV connector"
+        if after is None:
+            return None
+        if before == after:
+            return f"attention stays with {after}, which takes a KV connector"
+        return (
+            f"{before} takes no KV connector, so {after} follows and is put first in the order of "
+            "attention backends"
+        )
 
     def describe(self) -> str:
         return (
@@ -110,18 +115,12 @@ KV_OFFLOAD = Rule(
     sets=OffloadSettings(),
     seam="kv_offload",
     level="safe",
-    reason=(
-        "evicted KV blocks are fetched from host memory instead of being computed again; a KV "
-        "connector excludes ROCM_ATTN, so the attention backend that follows is put first"
-    ),
+    reason="evicted KV blocks are fetched from host memory instead of being computed again",
     requires=(
         cache.KvCacheOnDevice(),
         when.Instinct(),
         model_is.ModelKnown(),
-        model_is.AttentionKindIn(
-            ("gqa", "mqa", "mha"),
-            "copies would multiply by the tensor-parallel size, or some layers keep no KV",
-        ),
+        cache.OffloadableAttention(),
         model_is.ContextKnown(),
         cache.HostMemoryForOffload(),
         cache.NoExpandableSegments(),

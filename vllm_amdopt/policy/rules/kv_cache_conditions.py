@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from vllm_amdopt.hardware import GIB
 from vllm_amdopt.policy import conditions as when
-from vllm_amdopt.policy.model_conditions import ModelKnown
+from vllm_amdopt.policy.model_conditions import AttentionKindIn, ModelKnown
 from vllm_amdopt.policy.rules.attention_conditions import ModelTypeStartsWith
 from vllm_amdopt.policy.situation import Situation
 
@@ -49,6 +49,31 @@ class KvCacheOnDevice:
 
     def describe(self) -> str:
         return "an AMD GPU (on a CPU the KV cache already lies in host memory)"
+
+
+@dataclass(frozen=True)
+class OffloadableAttention:
+    """Attention whose KV cache is worth a place in host memory: GQA, MQA or MHA."""
+
+    def refusal(self, situation: Situation) -> str | None:
+        refusal = AttentionKindIn(("gqa", "mqa", "mha")).refusal(situation)
+        model, ranks = situation.model, situation.choices.tensor_parallel_size
+        if refusal is None or model is None:
+            return refusal
+        if model.attention in ("mla", "sparse_mla"):
+            if ranks > 1:
+                return (
+                    f"{refusal}: copies would multiply, because since vLLM 0.31 each of {ranks} "
+                    "ranks stores the whole latent on ROCm"
+                )
+            return f"{refusal}: its cache is small, and nobody reports a gain from offloading it"
+        return f"{refusal}: some or all of its layers keep a state instead of KV"
+
+    def describe(self) -> str:
+        return (
+            "GQA, MQA or MHA attention (with MLA each rank stores the whole latent on ROCm; "
+            "hybrid models keep states instead of KV)"
+        )
 
 
 @dataclass(frozen=True)

@@ -117,8 +117,8 @@ VISION_ENCODER = Rule(
     seam="mm_encoder_tp_mode",
     level="safe",
     reason=(
-        "a vision tower is too small to cut: with a copy on every rank its layers need no "
-        "all-reduce, for a copy of its weights"
+        "a vision tower is too small to cut: whole on every rank its layers need no all-reduce, "
+        "at the price of its weights on every GPU"
     ),
     requires=(when.AmdGpu(), when.TensorParallelAtLeast(2), EncoderTakesData()),
     default_when=(),

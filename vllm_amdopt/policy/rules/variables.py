@@ -58,7 +58,10 @@ ENVIRONMENT = Rule(
     sets=BareMetalDefaults(),
     seam="environment",
     level="safe",
-    reason="vLLM's ROCm image sets the first, and AMD recommends both; vLLM itself sets neither",
+    reason=(
+        "AMD recommends this for vLLM on Instinct, and vLLM itself does not set it (its ROCm image "
+        "has HIP_FORCE_DEV_KERNARG alone)"
+    ),
     requires=(when.AmdGpu(), when.Instinct()),
     default_when=(),
     yields_to=(SomethingLeftToSet(),),
