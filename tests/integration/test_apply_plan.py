@@ -8,8 +8,10 @@ from typing import Any
 
 import pytest
 
+from tests.policy.situations import CURRENT_AITER, instinct, situation
 from vllm_amdopt.integration import active_plan, apply_plan, attention_order, faults, plugin
-from vllm_amdopt.policy.plan import Decision, Plan
+from vllm_amdopt.policy.model_fixtures import fixture_names
+from vllm_amdopt.policy.plan import Decision, Plan, make_plan
 from vllm_amdopt.policy.situation import SettingValue
 
 
@@ -152,3 +154,13 @@ def test_order_of_the_plan_comes_first_and_drops_nobody() -> None:
 )
 def test_options_given(arguments: list[str], given: set[str]) -> None:
     assert plugin.options_given(arguments) == given
+
+
+@pytest.mark.parametrize("name", fixture_names())
+def test_every_setting_of_a_plan_has_its_place(name: str) -> None:
+    for gfx in ("gfx942", "gfx950"):
+        for ranks in (1, 8):
+            for aiter in (None, CURRENT_AITER):
+                asked = situation(name, instinct(gfx), aiter=aiter, tensor_parallel_size=ranks)
+                named = {key for key in make_plan(asked).settings if not key.startswith("env.")}
+                assert named <= apply_plan.SETTINGS
