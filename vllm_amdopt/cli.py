@@ -39,7 +39,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return 130
     except (UsageError, ValueError) as error:  # SwitchError and ModelConfigError are ValueErrors
-        print(f"vllm-amdopt: {error}", file=sys.stderr)
+        print(f"vllm-amdopt: {_one_line(str(error))}", file=sys.stderr)
         return 2
     except Exception as error:
         if os.environ.get("VLLM_AMDOPT_STRICT", "") in ("", "0"):
@@ -50,6 +50,11 @@ def main(argv: Sequence[str] | None = None) -> int:
             )
             return 1
         raise
+
+
+def _one_line(text: str) -> str:
+    """What the user gave may hold line breaks and control characters: shown as spaces."""
+    return "".join(letter if letter.isprintable() else " " for letter in text)
 
 
 def _run(arguments: list[str]) -> int:
