@@ -165,6 +165,15 @@ def test_a_file_that_is_no_config(tmp_path: Path, text: bytes) -> None:
     check(parsed(path, "--gpu", "MI300X"))
 
 
+@pytest.mark.parametrize("text", ["\ud800", "Llama\x1b[31m", "two\nlines"])
+def test_a_name_that_no_terminal_should_get(tmp_path: Path, text: str) -> None:
+    named = {**config("qwen3-30b-a3b-fp8"), "architectures": [text], "model_type": text}
+    (tmp_path / "config.json").write_text(json.dumps(named))
+    answer(str(tmp_path), "--gpu", "MI300X", "--vllm", "0.32.0")
+    found = explain.explanation(parsed(tmp_path, "--gpu", "MI300X"), {})
+    assert text not in as_text(found)
+
+
 @FEW
 @given(COMMAND_LINES, some.sampled_from(["deepseek-v3", "gpt-oss-120b", "qwen3-vl-235b-a22b"]))
 def test_any_command_line(text: str, model: str) -> None:

@@ -20,16 +20,17 @@ def mapping(config: Mapping[str, object], key: str) -> Mapping[str, object]:
 
 
 def string(config: Mapping[str, object], key: str) -> str | None:
+    """A text of one line; one with control characters or broken Unicode is nobody's name."""
     value = config.get(key)
-    return value if isinstance(value, str) and value else None
+    return value if isinstance(value, str) and value and value.isprintable() else None
 
 
 def strings(config: Mapping[str, object], key: str) -> tuple[str, ...]:
-    """The texts of a list; what else stands in it is left out."""
+    """The texts of a list, each of one line; what else stands in it is left out."""
     value = config.get(key)
     if not isinstance(value, list):
         return ()
-    return tuple(item for item in value if isinstance(item, str))
+    return tuple(item for item in value if isinstance(item, str) and item.isprintable())
 
 
 def number(config: Mapping[str, object], key: str) -> float | None:

@@ -442,6 +442,4 @@ def _dtype(config: Mapping[str, object], text: Mapping[str, object]) -> str | No
 
 def _architecture(config: Mapping[str, object]) -> str | None:
     names = config.get("architectures")
-    if isinstance(names, list) and names and isinstance(names[0], str):
-        return names[0]
-    return None
+    return string({"name": names[0]}, "name") if isinstance(names, list) and names else None
