@@ -273,6 +273,7 @@ def test_offload_leaves_the_users_backend_alone() -> None:
             "you switched prefix caching off",
             id="no prefix caching",
         ),
+        pytest.param("llama-4-scout", {}, "default", "chunked local attention", id="chunked"),
         pytest.param(
             "llama-3.1-8b",
             {"pipeline_parallel_size": 2},

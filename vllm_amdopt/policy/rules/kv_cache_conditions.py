@@ -137,6 +137,23 @@ class BackendTakesOffload:
 
 
 @dataclass(frozen=True)
+class NoChunkedAttention:
+    """No chunked local attention (Llama-4): it has no backend order to hold the backend by."""
+
+    def refusal(self, situation: Situation) -> str | None:
+        model = situation.model
+        if model is None or model.attention_chunk_size is None:
+            return None
+        return (
+            "the model has chunked local attention, whose backend would change with a KV "
+            "connector, and nobody has measured that"
+        )
+
+    def describe(self) -> str:
+        return "no chunked local attention"
+
+
+@dataclass(frozen=True)
 class PrefixCachingNotDisabled:
     """Prefix caching is not switched off: without it nothing offloaded is ever found again."""
 
