@@ -1,0 +1,258 @@
+"""One combination: vLLM's whole configuration, its model on the meta device, and what it selected.
+
+vLLM's own model class is built, with few layers and without memory: so each attention layer, each
+expert layer and each linear layer selects its backend itself, with the shapes of one rank. Nothing
+here decides or predicts anything.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import traceback
+from collections import Counter
+from collections.abc import Iterator
+from typing import Any
+
+LAYERS = 8
+"""As many layers as show each kind: gemma-3's pattern has 6, DeepSeek's first expert layer is 3."""
+
+VISION_LAYERS = 2
+FUSIONS = (
+    "fuse_norm_quant",
+    "fuse_act_quant",
+    "fuse_attn_quant",
+    "fuse_allreduce_rms",
+    "fuse_rope_kvcache",
+    "fuse_act_padding",
+)
+
+
+def record(path: str, engine: dict[str, Any]) -> dict[str, Any]:
+    """Everything the fleet's page and tests look at. Errors of vLLM are results, not failures."""
+    result: dict[str, Any] = {"outcome": "ok", "stage": "configuration"}
+    try:
+        config = configure(path, engine)
+        result.update(configuration(config))
+        result["stage"] = "model"
+        model = build(config)
+        result.update(selection(config, model))
+        result["stage"] = "block size"
+        result["block_size"] = block_size(config)
+        result["stage"] = "done"
+    except BaseException as error:
+        result["outcome"] = "error"
+        result["error"] = f"{type(error).__name__}: {last_line(str(error))}"
+        result["traceback"] = traceback.format_exc()[-6000:]
+    return result
+
+
+def last_line(text: str) -> str:
+    """The last line that says something; pydantic adds a line with a link to its errors."""
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    lines = [line for line in lines if not line.startswith("For further information")]
+    return lines[-1] if lines else ""
+
+
+def configure(path: str, engine: dict[str, Any]) -> Any:
+    """vLLM's own way from arguments to a configuration."""
+    from vllm.engine.arg_utils import EngineArgs
+
+    arguments = EngineArgs(
+        model=path,
+        skip_tokenizer_init=True,
+        load_format="dummy",
+        distributed_executor_backend="mp",
+        **engine,
+    )
+    return arguments.create_engine_config()
+
+
+def configuration(config: Any) -> dict[str, Any]:
+    """What is known before a model exists."""
+    from vllm._aiter_ops import rocm_aiter_ops
+    from vllm.platforms import current_platform
+
+    passes = config.compilation_config.pass_config
+    transfer = config.kv_transfer_config
+    found: dict[str, Any] = {
+        "platform": type(current_platform).__name__,
+        "aiter_on": bool(rocm_aiter_ops.is_enabled()),
+        "aiter_variables": {
+            name: value
+            for name, value in sorted(os.environ.items())
+            if name.startswith("VLLM_ROCM_")
+        },
+        "max_num_batched_tokens": config.scheduler_config.max_num_batched_tokens,
+        "max_num_seqs": config.scheduler_config.max_num_seqs,
+        "kv_cache_dtype": str(config.cache_config.cache_dtype),
+        "kv_offloading_size": getattr(config.cache_config, "kv_offloading_size", None),
+        "kv_connector": None if transfer is None else transfer.kv_connector,
+        "custom_all_reduce": not config.parallel_config.disable_custom_all_reduce,
+        "communicator": current_platform.get_device_communicator_cls().rpartition(".")[2],
+        "fusions": [name for name in FUSIONS if getattr(passes, name, None)],
+        "custom_ops": sorted(config.compilation_config.custom_ops),
+        "moe_backend_asked": getattr(config.kernel_config, "moe_backend", None),
+        "quantization": config.model_config.quantization,
+    }
+    additional = config.additional_config
+    plan = additional.get("amdopt") if isinstance(additional, dict) else None
+    if plan is not None:
+        found["plan"] = {
+            "settings": {
+                f"{decision['name']}": decision["settings"]
+                for decision in plan["decisions"]
+                if decision["on"]
+            },
+            "warnings": plan.get("warnings", []),
+            "notes": plan.get("notes", []),
+            "refusals": plan.get("refusals", []),
+            "digest": plan.get("digest"),
+        }
+    return found
+
+
+class Group:
+    """As much of vLLM's GroupCoordinator as building a model asks for: sizes and ranks."""
+
+    def __init__(self, size: int) -> None:
+        self.world_size = size
+        self.ranks = list(range(size))
+        self.rank = self.rank_in_group = self.local_rank = 0
+        self.is_first_rank = True
+        self.is_last_rank = size == 1
+        self.first_rank, self.last_rank = 0, size - 1
+        self.device_communicator = self.device_group = self.cpu_group = None
+        self.mq_broadcaster = None
+        self.unique_name = "simulated"
+
+
+def pretend_groups(tensor_parallel_size: int) -> None:
+    """Rank 0 of one tensor-parallel group, everything else of size one."""
+    from vllm.distributed import parallel_state
+
+    for name in ("_PP", "_DP", "_DCP", "_PCP", "_ETP", "_INNER_DP_WORLD"):
+        if hasattr(parallel_state, name):
+            setattr(parallel_state, name, Group(1))
+    # vLLM's expert group spans the tensor-parallel ranks, whether or not expert parallel is on.
+    for name in ("_WORLD", "_TP", "_EP"):
+        setattr(parallel_state, name, Group(tensor_parallel_size))
+
+
+@contextlib.contextmanager
+def on_meta() -> Iterator[None]:
+    """Tensors without memory, also where a model asks for the GPU by name."""
+    import torch
+    from torch.overrides import TorchFunctionMode
+
+    meta = torch.device("meta")
+
+    def is_gpu(value: Any) -> bool:
+        if isinstance(value, torch.device):
+            return value.type == "cuda"
+        return isinstance(value, str) and value.partition(":")[0] == "cuda"
+
+    class NoGpu(TorchFunctionMode):
+        def __torch_function__(self, function: Any, kinds: Any, args: Any = (), kwargs: Any = None):
+            named = dict(kwargs or {})
+            if is_gpu(named.get("device")):
+                named["device"] = meta
+            if function in (torch.Tensor.to, torch.Tensor.cuda):
+                args = tuple(meta if is_gpu(value) else value for value in args)
+                if function is torch.Tensor.cuda:
+                    return args[0].to(meta)
+            return function(*args, **named)
+
+    with meta, NoGpu():
+        yield
+
+
+def build(config: Any) -> Any:
+    """vLLM's model class for this configuration, cut down to the first layers."""
+    from vllm.config import set_current_vllm_config
+    from vllm.model_executor.model_loader.utils import initialize_model
+    from vllm.utils.torch_utils import set_default_torch_dtype
+
+    shorten(config.model_config)
+    pretend_groups(config.parallel_config.tensor_parallel_size)
+    with (
+        set_current_vllm_config(config),
+        set_default_torch_dtype(config.model_config.dtype),
+        on_meta(),
+    ):
+        return initialize_model(config)
+
+
+def shorten(model_config: Any) -> None:
+    """Keep the first layers: the plan is made already, and the rest repeats them."""
+    text = model_config.hf_text_config
+    text.num_hidden_layers = min(text.num_hidden_layers, LAYERS)
+    vision = getattr(model_config.hf_config, "vision_config", None)
+    for name in ("depth", "num_hidden_layers", "vt_num_hidden_layers"):
+        if isinstance(getattr(vision, name, None), int):
+            setattr(vision, name, min(getattr(vision, name), VISION_LAYERS))
+    if getattr(vision, "deepstack_visual_indexes", None):
+        vision.deepstack_visual_indexes = [0]
+
+
+def selection(config: Any, model: Any) -> dict[str, Any]:
+    """Which backends the layers of `model` chose."""
+    attention: Counter[str] = Counter()
+    vision: Counter[str] = Counter()
+    moe: Counter[str] = Counter()
+    linear: Counter[str] = Counter()
+    for layer in config.compilation_config.static_forward_context.values():
+        choose = getattr(layer, "get_attn_backend", None)
+        if choose is not None:
+            backend = choose()
+            attention[f"{backend.get_name()}{_kind(layer)}"] += 1
+    for module in model.modules():
+        name = type(module).__name__
+        if name == "MMEncoderAttention":
+            vision[module.attn_backend.name] += 1
+        method = getattr(module, "quant_method", None)
+        if method is None:
+            continue
+        if hasattr(module, "moe_config") or "MoE" in type(method).__name__:
+            moe[_expert_backend(method)] += 1
+        elif hasattr(module, "weight") or hasattr(module, "input_size"):
+            linear[_linear_kernel(method)] += 1
+    return {
+        "attention": dict(attention),
+        "vision_attention": sorted(vision),
+        "moe": sorted(moe),
+        "linear": sorted(linear),
+    }
+
+
+def _kind(layer: Any) -> str:
+    """What of a layer's form its backend's choice depends on, in words."""
+    window = getattr(layer, "sliding_window", None)
+    return " (sliding window)" if window else ""
+
+
+def _expert_backend(method: Any) -> str:
+    for name, value in vars(method).items():
+        if name.endswith("_backend") and hasattr(value, "value"):
+            experts = getattr(method, "experts_cls", None)
+            return f"{value.value}" + ("" if experts is None else f" ({experts.__name__})")
+    return type(method).__name__
+
+
+def _linear_kernel(method: Any) -> str:
+    scheme = getattr(method, "scheme", None)
+    for holder in (method, scheme):
+        for value in vars(holder).values() if holder is not None else ():
+            if "Kernel" in type(value).__name__:
+                return f"{type(method).__name__}: {type(value).__name__}"
+    return type(method).__name__
+
+
+def block_size(config: Any) -> int:
+    """The block size that vLLM settles on once it knows the backends."""
+    from vllm.config import set_current_vllm_config
+    from vllm.platforms import current_platform
+
+    with set_current_vllm_config(config):
+        current_platform.update_block_size_for_backend(config)
+    return int(config.cache_config.block_size)
