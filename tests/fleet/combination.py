@@ -18,14 +18,6 @@ LAYERS = 8
 """As many layers as show each kind: gemma-3's pattern has 6, DeepSeek's first expert layer is 3."""
 
 VISION_LAYERS = 2
-FUSIONS = (
-    "fuse_norm_quant",
-    "fuse_act_quant",
-    "fuse_attn_quant",
-    "fuse_allreduce_rms",
-    "fuse_rope_kvcache",
-    "fuse_act_padding",
-)
 
 
 def record(path: str, engine: dict[str, Any]) -> dict[str, Any]:
@@ -90,7 +82,7 @@ def configuration(config: Any) -> dict[str, Any]:
         "kv_connector": None if transfer is None else transfer.kv_connector,
         "custom_all_reduce": not config.parallel_config.disable_custom_all_reduce,
         "communicator": current_platform.get_device_communicator_cls().rpartition(".")[2],
-        "fusions": [name for name in FUSIONS if getattr(passes, name, None)],
+        "fusions": sorted(n for n, on in vars(passes).items() if n.startswith("fuse_") and on),
         "custom_ops": sorted(config.compilation_config.custom_ops),
         "moe_backend_asked": getattr(config.kernel_config, "moe_backend", None),
         "quantization": config.model_config.quantization,

@@ -15,6 +15,7 @@ import time
 import traceback
 from collections.abc import Iterator
 from contextlib import redirect_stdout
+from pathlib import Path
 from typing import Any
 
 from tests.fleet import simulated_machine
@@ -59,7 +60,7 @@ def import_model(architecture: str) -> None:
 def answers(question: dict[str, Any]) -> Iterator[dict[str, Any]]:
     """The record of each combination that `question` asks for."""
     for name, path in question["models"].items():
-        config = json.loads(open(os.path.join(path, "config.json")).read())
+        config = json.loads(Path(path, "config.json").read_text(encoding="utf-8"))
         for architecture in config.get("architectures", ()):
             import_model(architecture)
         for size in question["tensor_parallel"]:

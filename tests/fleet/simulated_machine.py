@@ -20,6 +20,8 @@ from typing import Any
 GPUS = 8
 AITER_VERSION = "0.1.21.post2"
 TRITON_VERSION = "3.6.0"
+HOST_MEMORY_BYTES = 2 << 40
+"""2 TiB: what servers with eight of these GPUs are sold with; it must not be this machine's."""
 
 
 @dataclass(frozen=True)
@@ -169,8 +171,11 @@ def pretend_triton() -> None:
 
 
 def pretend_versions(aiter: bool) -> None:
-    """The versions that our policy sees: those of a current ROCm image."""
+    """What our policy reads besides amdsmi: a current ROCm image's versions, a server's memory."""
+    from vllm_amdopt import hardware
     from vllm_amdopt.integration import facts_from_vllm
+
+    hardware.host_memory_bytes = lambda *a, **k: HOST_MEMORY_BYTES
 
     known = {"triton": TRITON_VERSION, "amd-aiter": AITER_VERSION if aiter else None}
     facts_from_vllm._version = lambda name: known[name]
