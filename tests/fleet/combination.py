@@ -14,8 +14,8 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
-LAYERS = 8
-"""As many layers as show each kind: gemma-3's pattern has 6, DeepSeek's first expert layer is 3."""
+LAYERS = 6
+"""As many layers as show each kind: gemma-3's pattern has 6, DeepSeek's fourth has experts."""
 
 VISION_LAYERS = 2
 
@@ -49,6 +49,7 @@ def last_line(text: str) -> str:
 def configure(path: str, engine: dict[str, Any]) -> Any:
     """vLLM's own way from arguments to a configuration."""
     from vllm.engine.arg_utils import EngineArgs
+    from vllm.usage.usage_lib import UsageContext
 
     arguments = EngineArgs(
         model=path,
@@ -57,7 +58,7 @@ def configure(path: str, engine: dict[str, Any]) -> Any:
         distributed_executor_backend="mp",
         **engine,
     )
-    return arguments.create_engine_config()
+    return arguments.create_engine_config(UsageContext.OPENAI_API_SERVER)
 
 
 def configuration(config: Any) -> dict[str, Any]:
@@ -104,6 +105,19 @@ def configuration(config: Any) -> dict[str, Any]:
     return found
 
 
+class ProcessGroup:
+    """As much of torch's: some models ask it for the expert group's size and rank."""
+
+    def __init__(self, size: int) -> None:
+        self._size = size
+
+    def size(self) -> int:
+        return self._size
+
+    def rank(self) -> int:
+        return 0
+
+
 class Group:
     """As much of vLLM's GroupCoordinator as building a model asks for: sizes and ranks."""
 
@@ -114,7 +128,8 @@ class Group:
         self.is_first_rank = True
         self.is_last_rank = size == 1
         self.first_rank, self.last_rank = 0, size - 1
-        self.device_communicator = self.device_group = self.cpu_group = None
+        self.device_communicator = None
+        self.device_group = self.cpu_group = ProcessGroup(size)
         self.mq_broadcaster = None
         self.unique_name = "simulated"
 
@@ -142,17 +157,21 @@ def on_meta() -> Iterator[None]:
     def is_gpu(value: Any) -> bool:
         if isinstance(value, torch.device):
             return value.type == "cuda"
-        return isinstance(value, str) and value.partition(":")[0] == "cuda"
+        if isinstance(value, str):
+            return value.partition(":")[0] == "cuda"
+        return type(value) is int  # a GPU's number
+
+    moves = (torch.Tensor.to, torch._C._nn._parse_to)
 
     class NoGpu(TorchFunctionMode):
         def __torch_function__(self, function: Any, kinds: Any, args: Any = (), kwargs: Any = None):
             named = dict(kwargs or {})
             if is_gpu(named.get("device")):
                 named["device"] = meta
-            if function in (torch.Tensor.to, torch.Tensor.cuda):
+            if function is torch.Tensor.cuda:
+                return args[0].to(meta)
+            if function in moves:
                 args = tuple(meta if is_gpu(value) else value for value in args)
-                if function is torch.Tensor.cuda:
-                    return args[0].to(meta)
             return function(*args, **named)
 
     with meta, NoGpu():
@@ -161,11 +180,15 @@ def on_meta() -> Iterator[None]:
 
 def build(config: Any) -> Any:
     """vLLM's model class for this configuration, cut down to the first layers."""
+    import torch
     from vllm.config import set_current_vllm_config
     from vllm.model_executor.model_loader.utils import initialize_model
     from vllm.utils.torch_utils import set_default_torch_dtype
 
+    from vllm.v1.worker.workspace import init_workspace_manager
+
     shorten(config.model_config)
+    init_workspace_manager(torch.device("meta"))
     pretend_groups(config.parallel_config.tensor_parallel_size)
     with (
         set_current_vllm_config(config),

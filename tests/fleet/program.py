@@ -7,6 +7,7 @@ nothing that vLLM caches reaches the next one. One line of JSON per combination 
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import os
@@ -26,11 +27,14 @@ def prepare(gfx: str, aiter: bool) -> None:
     simulated_machine.pretend_amd_machine(gfx)
     if aiter:
         simulated_machine.pretend_aiter()
+    simulated_machine.pretend_rocm_image()
     simulated_machine.without_compiled_kernels()
     simulated_machine.without_cpu_build()
     from vllm.platforms import current_platform
 
     simulated_machine.pretend_triton()
+    simulated_machine.pretend_torchvision()
+    simulated_machine.pretend_compiled_ops()
     simulated_machine.pretend_devices(gfx)
     if getattr(current_platform, "amdopt", False):
         simulated_machine.pretend_versions(aiter)
@@ -49,23 +53,29 @@ def inspect_models_in_this_process() -> None:
 
 
 def import_model(architecture: str) -> None:
-    """Import a model's module before the forks, which then share it."""
+    """Import a model's module before the forks, which then share it.
+
+    What goes wrong here goes wrong again in the fork, and is told there.
+    """
     from vllm.model_executor.models.registry import ModelRegistry
 
     model = ModelRegistry.models.get(architecture)
     if model is not None and hasattr(model, "load_model_cls"):
-        model.load_model_cls()
+        with contextlib.suppress(Exception):
+            model.load_model_cls()
 
 
 def answers(question: dict[str, Any]) -> Iterator[dict[str, Any]]:
     """The record of each combination that `question` asks for."""
+    import vllm
+
     for name, path in question["models"].items():
         config = json.loads(Path(path, "config.json").read_text(encoding="utf-8"))
         for architecture in config.get("architectures", ()):
             import_model(architecture)
         for size in question["tensor_parallel"]:
             key = {"model": name, "tensor_parallel": size}
-            yield {**key, **in_a_fork(path, {"tensor_parallel_size": size, **question["engine"]})}
+            yield {**key, "vllm": vllm.__version__, **in_a_fork(path, {"tensor_parallel_size": size, **question["engine"]})}
 
 
 def in_a_fork(path: str, engine: dict[str, Any]) -> dict[str, Any]:

@@ -20,6 +20,32 @@ from typing import Any
 GPUS = 8
 AITER_VERSION = "0.1.21.post2"
 TRITON_VERSION = "3.6.0"
+IMAGE_PACKAGES = ("flash_attn", "triton_kernels")
+"""Without flash-attn vLLM builds no MLA model unless AITER is on: it has no prefill backend then."""
+
+LOOKED_UP_OPS = (
+    "dynamic_per_token_scaled_fp8_quant",
+    "dynamic_scaled_fp8_quant",
+    "fused_add_rms_norm",
+    "fused_add_rms_norm_static_fp8_quant",
+    "fused_qk_norm_rope",
+    "gelu_and_mul",
+    "gelu_tanh_and_mul",
+    "per_token_group_fp8_quant",
+    "rms_norm",
+    "rms_norm_dynamic_per_token_quant",
+    "rms_norm_per_block_quant",
+    "rms_norm_static_fp8_quant",
+    "rotary_embedding",
+    "silu_and_mul",
+    "silu_and_mul_per_block_quant",
+    "silu_and_mul_quant",
+    "silu_and_mul_with_clamp",
+    "static_scaled_fp8_quant",
+    "swigluoai_and_mul",
+)
+"""Of vLLM's compiled ops those that Python looks up while it builds a configuration or a model."""
+
 HOST_MEMORY_BYTES = 2 << 40
 """2 TiB: what servers with eight of these GPUs are sold with; it must not be this machine's."""
 
@@ -112,11 +138,21 @@ class _Kernel:
         return _Kernel(f"{self.name}.{name}")
 
 
-class _AiterFinder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
-    """Finds `aiter` and everything under it."""
+class _Placeholder:
+    """A stream or an event that nothing is ever put on."""
+
+    def __init__(self, *arguments: Any, **named: Any) -> None:
+        pass
+
+
+class _Finder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
+    """Finds one package and everything under it."""
+
+    def __init__(self, package: str) -> None:
+        self.package = package
 
     def find_spec(self, name: str, path: Any, target: Any = None) -> Any:
-        if name.partition(".")[0] != "aiter":
+        if name.partition(".")[0] != self.package:
             return None
         return importlib.machinery.ModuleSpec(name, self, is_package=True)
 
@@ -124,6 +160,7 @@ class _AiterFinder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
         return _Anything(spec.name)
 
     def exec_module(self, module: types.ModuleType) -> None:
+        module.__file__ = f"simulated/{module.__name__.replace('.', '/')}/__init__.py"
         parent, _, name = module.__name__.rpartition(".")
         if parent:
             setattr(sys.modules[parent], name, module)
@@ -156,7 +193,39 @@ def _fill(module: types.ModuleType) -> None:
 
 def pretend_aiter() -> None:
     """An installed AITER that has every name that vLLM looks for before it selects a backend."""
-    sys.meta_path.insert(0, _AiterFinder())
+    sys.meta_path.insert(0, _Finder("aiter"))
+
+
+def pretend_rocm_image() -> None:
+    """What every ROCm build or image of vLLM brings along: the packages, and the compiled ops."""
+    for package in IMAGE_PACKAGES:
+        sys.meta_path.insert(0, _Finder(package))
+
+
+def pretend_torchvision() -> None:
+    """transformers imports it with some models' image processors; vLLM's CPU build lacks it.
+
+    transformers must have noted before that it is not there: it would ask for its version.
+    """
+    from transformers.utils import is_torchvision_available
+
+    if not is_torchvision_available():
+        sys.meta_path.insert(0, _Finder("torchvision"))
+
+
+def pretend_compiled_ops() -> None:
+    """The compiled ops that layers look up when they are built. None of them is ever called."""
+    import torch
+
+    library = torch.library.Library("_C", "FRAGMENT")
+    for name in LOOKED_UP_OPS:
+        if not hasattr(torch.ops._C, name):
+            library.define(f"{name}(Tensor! out, Tensor input) -> ()")
+    _libraries.append(library)
+
+
+_libraries: list[Any] = []
+"""An op lives as long as its library."""
 
 
 def pretend_triton() -> None:
@@ -198,8 +267,9 @@ def pretend_devices(gfx: str) -> None:
     torch.cuda.get_device_properties = lambda *a, **k: properties
     torch.cuda.current_device = lambda: 0
     torch.cuda.device_count = lambda: GPUS
-    torch.cuda.Stream = lambda *a, **k: types.SimpleNamespace()
-    torch.cuda.Event = lambda *a, **k: types.SimpleNamespace()
+    torch.accelerator.current_device_index = lambda: 0
+    torch.accelerator.empty_cache = lambda: None
+    torch.cuda.Stream = torch.cuda.Event = _Placeholder
 
 
 def names(kinds: Sequence[str]) -> list[str]:
