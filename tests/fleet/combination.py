@@ -14,8 +14,9 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
-LAYERS = 6
-"""As many layers as show each kind: gemma-3's pattern has 6, DeepSeek's fourth has experts."""
+LAYERS = 4
+"""As many layers as show each kind where the configuration lists none: DeepSeek's fourth has the
+first experts, Qwen3-Next's fourth the first attention."""
 
 VISION_LAYERS = 2
 
@@ -182,26 +183,29 @@ def build(config: Any) -> Any:
     """vLLM's model class for this configuration, cut down to the first layers."""
     import torch
     from vllm.config import set_current_vllm_config
-    from vllm.model_executor.model_loader.utils import initialize_model
+    from vllm.model_executor.model_loader import utils as loader
     from vllm.utils.torch_utils import set_default_torch_dtype
-
     from vllm.v1.worker.workspace import init_workspace_manager
 
     shorten(config.model_config)
     init_workspace_manager(torch.device("meta"))
+    # For reloading weights; it selects nothing and takes a third of the time.
+    loader.record_metadata_for_reloading = lambda model: None
     pretend_groups(config.parallel_config.tensor_parallel_size)
     with (
         set_current_vllm_config(config),
         set_default_torch_dtype(config.model_config.dtype),
         on_meta(),
     ):
-        return initialize_model(config)
+        return loader.initialize_model(config)
 
 
 def shorten(model_config: Any) -> None:
     """Keep the first layers: the plan is made already, and the rest repeats them."""
     text = model_config.hf_text_config
-    text.num_hidden_layers = min(text.num_hidden_layers, LAYERS)
+    kinds = list(getattr(text, "layer_types", None) or [])
+    seen = max((kinds.index(kind) + 1 for kind in set(kinds)), default=0)
+    text.num_hidden_layers = min(text.num_hidden_layers, max(LAYERS, seen))
     vision = getattr(model_config.hf_config, "vision_config", None)
     for name in ("depth", "num_hidden_layers", "vt_num_hidden_layers"):
         if isinstance(getattr(vision, name, None), int):
@@ -219,8 +223,9 @@ def selection(config: Any, model: Any) -> dict[str, Any]:
     for layer in config.compilation_config.static_forward_context.values():
         choose = getattr(layer, "get_attn_backend", None)
         if choose is not None:
-            backend = choose()
-            attention[f"{backend.get_name()}{_kind(layer)}"] += 1
+            name = _backend_name(choose())
+            if name is not None:
+                attention[name + _kind(layer)] += 1
     for module in model.modules():
         name = type(module).__name__
         if name == "MMEncoderAttention":
@@ -238,6 +243,21 @@ def selection(config: Any, model: Any) -> dict[str, Any]:
         "moe": sorted(moe),
         "linear": sorted(linear),
     }
+
+
+def _backend_name(backend: Any) -> str | None:
+    """As `--attention-backend` takes it; the class's own name differs, AITER_FA's is FLASH_ATTN.
+
+    None for a cache that no attention runs on, as DeepSeek's indexer has.
+    """
+    from vllm.v1.attention.backends.registry import AttentionBackendEnum
+
+    path = f"{backend.__module__}.{backend.__qualname__}"
+    for member in AttentionBackendEnum:
+        if member.value and member.get_path() == path:
+            return str(member.name)
+    name = str(backend.get_name())
+    return None if name.endswith("_INDEXER") else name
 
 
 def _kind(layer: Any) -> str:

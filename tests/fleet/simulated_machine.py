@@ -21,7 +21,7 @@ GPUS = 8
 AITER_VERSION = "0.1.21.post2"
 TRITON_VERSION = "3.6.0"
 IMAGE_PACKAGES = ("flash_attn", "triton_kernels")
-"""Without flash-attn vLLM builds no MLA model unless AITER is on: it has no prefill backend then."""
+"""Without flash-attn vLLM builds no MLA model unless AITER is on: no prefill backend is left."""
 
 LOOKED_UP_OPS = (
     "dynamic_per_token_scaled_fp8_quant",
