@@ -93,15 +93,11 @@ def configuration(config: Any) -> dict[str, Any]:
     plan = additional.get("amdopt") if isinstance(additional, dict) else None
     if plan is not None:
         found["plan"] = {
-            "settings": {
-                f"{decision['name']}": decision["settings"]
-                for decision in plan["decisions"]
-                if decision["on"]
-            },
-            "warnings": plan.get("warnings", []),
-            "notes": plan.get("notes", []),
-            "refusals": plan.get("refusals", []),
-            "digest": plan.get("digest"),
+            "digest": plan["digest"],
+            "on": {d["name"]: d["settings"] for d in plan["decisions"] if d["on"]},
+            "warnings": plan["warnings"],
+            "notes": plan["notes"],
+            "refusals": plan["refusals"],
         }
     return found
 
@@ -252,11 +248,12 @@ def _backend_name(backend: Any) -> str | None:
     """
     from vllm.v1.attention.backends.registry import AttentionBackendEnum
 
-    path = f"{backend.__module__}.{backend.__qualname__}"
-    for member in AttentionBackendEnum:
-        if member.value and member.get_path() == path:
-            return str(member.name)
-    name = str(backend.get_name())
+    names = {member.get_path(): member.name for member in AttentionBackendEnum if member.value}
+    for kind in backend.__mro__:  # chunked attention derives a class of its own
+        name = names.get(f"{kind.__module__}.{kind.__qualname__}")
+        if name is not None:
+            return str(name)
+    name = str(backend.get_name())  # no attention: a linear-attention layer's state
     return None if name.endswith("_INDEXER") else name
 
 

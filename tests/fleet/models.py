@@ -5,12 +5,11 @@ Not a place for weights: there are none. What was changed for vLLM is in CHANGES
 
 from __future__ import annotations
 
-import copy
 import json
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
-MISSING = {
+MISSING: Mapping[str, Mapping[str, object]] = {
     "minimax-m2": {
         "rotary_dim": 64,
         "use_qk_norm": True,
@@ -29,23 +28,20 @@ CHANGES = (
 )
 
 
-def configurations(directory: Path) -> dict[str, dict[str, Any]]:
-    """The configuration of each `*.json` in `directory`, by name."""
-    found = {}
-    for path in sorted(directory.glob("*.json")):
-        record = json.loads(path.read_text(encoding="utf-8"))
-        found[path.stem] = record.get("config", record)
-    return found
+def published() -> dict[str, dict[str, object]]:
+    """The configurations that ship with the package, by name."""
+    from vllm_amdopt.policy.model_fixtures import fixture, fixture_names
+
+    return {name: fixture(name) for name in fixture_names()}
 
 
-def write(configurations: dict[str, dict[str, Any]], root: Path) -> dict[str, str]:
+def write(configurations: Mapping[str, Mapping[str, object]], root: Path) -> dict[str, str]:
     """A directory under `root` for each model; its path by the model's name."""
     paths = {}
     for name, config in configurations.items():
-        config = copy.deepcopy(config)
-        config.pop("auto_map", None)
-        config |= MISSING.get(name, {})
+        written = {key: value for key, value in config.items() if key != "auto_map"}
+        written |= MISSING.get(name, {})
         (root / name).mkdir(parents=True, exist_ok=True)
-        (root / name / "config.json").write_text(json.dumps(config, indent=1), encoding="utf-8")
+        (root / name / "config.json").write_text(json.dumps(written, indent=1), encoding="utf-8")
         paths[name] = str(root / name)
     return paths

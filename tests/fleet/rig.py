@@ -10,7 +10,7 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -73,7 +73,7 @@ def machines(
 
 
 def run(
-    configurations: dict[str, dict[str, Any]],
+    configurations: Mapping[str, Mapping[str, object]],
     wanted: Sequence[Machine],
     tensor_parallel: Sequence[int] = TENSOR_PARALLEL,
     *,
