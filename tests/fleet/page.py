@@ -20,6 +20,8 @@ PAGE = rig.ROOT / "docs" / "fleet.md"
 Record = dict[str, Any]
 Layout = tuple[str, int]
 """Kind of GPU and tensor-parallel size."""
+Cells = tuple[str, str, str, str]
+SAME, AS_ASKED = "the same", "as with AITER=1"
 
 
 @dataclass(frozen=True)
@@ -205,17 +207,14 @@ def _findings(fleet: Fleet) -> str:
 
 def _table(fleet: Fleet, *, aiter: bool) -> str:
     """Every combination, equal ones in one row."""
-    outcomes: dict[tuple[str, str, str, str], dict[str, set[Layout]]] = {}
-    for combination, record in fleet.records.items():
+    outcomes: dict[Cells, dict[str, set[Layout]]] = {}
+    for combination in fleet.records:
         machine = combination.machine
         if machine.arm != "plugin" or machine.aiter != aiter:
             continue
-        cells = [
-            _cell(fleet.records[_other(combination, arm)]) for arm in rig.ARMS if arm != "plugin"
-        ]
-        key = (cells[0], cells[1], _cell(record), _code(sorted(_acting(record))))
         layout = (machine.gfx, combination.tensor_parallel)
-        outcomes.setdefault(key, {}).setdefault(combination.model, set()).add(layout)
+        found = outcomes.setdefault(cells(fleet, combination), {})
+        found.setdefault(combination.model, set()).add(layout)
     if not outcomes:
         return ""
     lines = [
@@ -224,13 +223,51 @@ def _table(fleet: Fleet, *, aiter: bool) -> str:
         "| models | layout | vLLM | vLLM with AITER=1 | with the plugin | rules |",
         "|---|---|---|---|---|---|",
     ]
-    for (stock, asked, ours, rules), found in outcomes.items():
-        second = "the same" if asked == stock else asked
-        third = "the same" if ours == stock else "as AITER=1" if ours == asked else ours
+    for row, found in outcomes.items():
         for names, layouts in _same(found):
-            cells = (_names(names), _layouts(layouts), stock, second, third, rules)
-            lines.append(f"| {' | '.join(cells)} |")
+            lines.append(f"| {' | '.join((_names(names), _layouts(layouts), *row))} |")
     return "\n".join(lines)
+
+
+def cells(fleet: Fleet, combination: Combination) -> Cells:
+    """What the page states of one combination: both stock arms, ours, and our rules."""
+    stock, asked = (
+        _cell(fleet.records[_other(combination, arm)]) for arm in rig.ARMS if arm != "plugin"
+    )
+    record = _plugin(fleet, combination)
+    ours = _cell(record)
+    third = SAME if ours == stock else AS_ASKED if ours == asked else ours
+    return stock, SAME if asked == stock else asked, third, _code(sorted(_acting(record)))
+
+
+Place = tuple[bool, str, str, int]
+
+
+def place(combination: Combination) -> Place:
+    """Under which key `stated` has a combination."""
+    machine = combination.machine
+    return machine.aiter, combination.model, machine.gfx, combination.tensor_parallel
+
+
+def stated(text: str) -> dict[Place, Cells]:
+    """What a page says of each combination: its tables, read back."""
+    found: dict[Place, Cells] = {}
+    aiter: bool | None = None
+    for line in text.splitlines():
+        if line.startswith("## "):
+            title = line.removeprefix("## ")
+            aiter = {"With AITER installed": True, "Without AITER installed": False}.get(title)
+        columns = [column.strip() for column in line.strip("|").split(" | ")]
+        if aiter is None or len(columns) != 6 or "TP" not in columns[1]:
+            continue
+        names, layouts, *row = columns
+        for part in layouts.split("; "):
+            kinds, _, sizes = part.partition(": TP ")
+            for name in names.split(", "):
+                for gfx in kinds.split(", "):
+                    for size in sizes.split(", "):
+                        found[(aiter, name, gfx, int(size))] = (row[0], row[1], row[2], row[3])
+    return found
 
 
 def _sentences(fleet: Fleet) -> str:
