@@ -8,6 +8,7 @@ here decides or predicts anything.
 from __future__ import annotations
 
 import contextlib
+import enum
 import os
 import traceback
 from collections import Counter
@@ -264,10 +265,10 @@ def _kind(layer: Any) -> str:
 
 
 def _expert_backend(method: Any) -> str:
+    """The name in vLLM's enumeration; the method's class where it has no choice."""
     for name, value in vars(method).items():
-        if name.endswith("_backend") and hasattr(value, "value"):
-            experts = getattr(method, "experts_cls", None)
-            return f"{value.value}" + ("" if experts is None else f" ({experts.__name__})")
+        if name.endswith("_backend") and isinstance(value, enum.Enum):
+            return str(value.name)
     return type(method).__name__
 
 

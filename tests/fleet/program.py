@@ -21,7 +21,7 @@ from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
 
-from tests.fleet import simulated_machine
+from tests.fleet import combination, simulated_machine
 
 
 def prepare(gfx: str, aiter: bool) -> None:
@@ -100,8 +100,6 @@ def in_a_fork(path: str, engine: dict[str, Any]) -> dict[str, Any]:
         os.close(reading)
         gc.disable()
         try:
-            from tests.fleet import combination
-
             with redirect_stdout(io.StringIO()):
                 known = set(sys.modules)
                 record = combination.record(path, engine)
