@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -20,6 +21,7 @@ PAGE = rig.ROOT / "docs" / "fleet.md"
 Record = dict[str, Any]
 Layout = tuple[str, int]
 """Kind of GPU and tensor-parallel size."""
+FEW = 6
 Cells = tuple[str, str, str, str]
 SAME, AS_ASKED = "the same", "as with AITER=1"
 
@@ -117,7 +119,8 @@ def _head(fleet: Fleet) -> str:
             "**Only configuration and selection ran, no kernel.** vLLM's own ROCm code built its "
             "whole configuration and its own model class with the first layers, without memory, "
             "as rank 0; each layer selected its backend. `amdsmi`, AITER and the other packages of "
-            "a ROCm image are stand-ins that have every name vLLM looks for. So nothing here is a "
+            "a ROCm image are stand-ins that have every name vLLM looks for, and AITER's tables of "
+            "tuned GEMMs are taken to be empty, so linear layers are left out here. So nothing here is a "
             "measurement, nothing says whether weights fit into memory, and a kernel that fails "
             "when it is called shows nothing.",
             "",
@@ -139,26 +142,28 @@ def _refusals(fleet: Fleet) -> str:
         "| model | layout | AITER | arm | vLLM's error | with the plugin | rules |",
         "|---|---|---|---|---|---|---|",
     ]
-    rows: dict[tuple[str, ...], dict[str, set[Layout]]] = {}
+    rows: dict[tuple[str, str, str, str], dict[str, dict[Layout, list[str]]]] = {}
     for combination, record in fleet.records.items():
         if combination.machine.arm == "plugin" or record["outcome"] == "ok":
             continue
         ours = _plugin(fleet, combination)
-        key = (
-            _installed(combination),
-            combination.machine.arm,
-            _short(record["error"]),
-            _cell(ours),
-            _rules(ours, AITER_SWITCHES),
-        )
+        error = _short(record["error"])
+        same = ours["outcome"] != "ok" and _short(ours["error"]) == error
+        rules = _code(_owners(ours, AITER_SWITCHES))
+        key = (_installed(combination), error, "the same" if same else _cell(ours), rules)
         layout = (combination.machine.gfx, combination.tensor_parallel)
-        rows.setdefault(key, {}).setdefault(combination.model, set()).add(layout)
-    for (installed, arm, error, ours, rules), found in rows.items():
-        for names, layouts in _same(found):
-            lines.append(
-                f"| {_names(names)} | {_layouts(layouts)} | {installed} | {arm} | {error} | {ours} "
-                f"| {rules} |"
-            )
+        layouts = rows.setdefault(key, {}).setdefault(combination.model, {})
+        layouts.setdefault(layout, []).append(combination.machine.arm)
+    for (installed, error, ours_text, rules), found in rows.items():
+        arms: dict[str, dict[str, set[Layout]]] = {}
+        for model, layouts in found.items():
+            for layout, in_arms in layouts.items():
+                where = arms.setdefault(" and ".join(in_arms), {})
+                where.setdefault(model, set()).add(layout)
+        for arm, where in arms.items():
+            for names, places in _same(where):
+                cells = (_names(names), _layouts(places), installed, arm, error, ours_text, rules)
+                lines.append(f"| {' | '.join(cells)} |")
     ours_only = [
         c
         for c, r in fleet.records.items()
@@ -197,10 +202,10 @@ def _findings(fleet: Fleet) -> str:
             rules = sorted(
                 {name for c in mended for name in _owners(_plugin(fleet, c), finding.keys)}
             )
-            rest = _names({c.model for c in left}) if left else "none"
+            rest = _some({c.model for c in left})
             lines.append(
-                f"| {finding.title} | {finding.source} | {arm} | {_names({c.model for c in hits})} "
-                f"| {len(hits)} | {len(left)}: {rest} | {_code(rules)} |"
+                f"| {finding.title} | {finding.source} | {arm} | {_some({c.model for c in hits})} "
+                f"| {len(hits)} | {f'{len(left)}: {rest}' if left else 'none'} | {_code(rules)} |"
             )
     return "\n".join(lines)
 
@@ -324,10 +329,20 @@ def _cell(record: Record) -> str:
 
 def _short(error: str) -> str:
     """An error's first sentence, as far as a table holds it."""
-    text = error.replace("|", "\\|")
+    kind, _, text = error.partition(": ")
+    # pydantic's wrapping of an error whose text is a format and its value.
+    text = re.sub(r"Value error, \('(.*)', '(\w+)'\).*", _filled, text)
+    text = re.sub(
+        r"QuantKey\(.*?GroupShape\(row=(\d+), col=(\d+)\).*", r"of blocks of \1 by \2", text
+    )
     for end in (" [type=", ". Reasons", ". weight_key"):
         text = text.partition(end)[0]
-    return text if len(text) <= 220 else text[:217] + "..."
+    text = text.replace("|", "\\|")
+    return f"{kind}: {text if len(text) <= 200 else text[:197] + '...'}"
+
+
+def _filled(found: re.Match[str]) -> str:
+    return found.group(1).replace("%s", found.group(2))
 
 
 def _acting(record: Record) -> Iterable[str]:
@@ -340,10 +355,6 @@ def _owners(record: Record, keys: Iterable[str]) -> list[str]:
     """The rules that set one of these."""
     on: dict[str, dict[str, Any]] = (record.get("plan") or {}).get("on", {})
     return [name for name, settings in on.items() if set(settings) & set(keys)]
-
-
-def _rules(record: Record, keys: Iterable[str]) -> str:
-    return _code(_owners(record, keys))
 
 
 def _code(names: Iterable[str]) -> str:
@@ -360,6 +371,12 @@ def _same(found: dict[str, set[Layout]]) -> list[tuple[list[str], set[Layout]]]:
 
 def _names(names: Iterable[str]) -> str:
     return ", ".join(sorted(names))
+
+
+def _some(names: Iterable[str]) -> str:
+    """All of a few names, the number of many."""
+    names = sorted(names)
+    return ", ".join(names) if len(names) <= FEW else f"{len(names)} models"
 
 
 def _and(values: Sequence[object]) -> str:

@@ -164,31 +164,33 @@ class _Finder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
         parent, _, name = module.__name__.rpartition(".")
         if parent:
             setattr(sys.modules[parent], name, module)
-        _fill(module)
+        module.__dict__.update(LOOKED_INTO.get(module.__name__, {}))
 
 
-def _fill(module: types.ModuleType) -> None:
-    """The few names that vLLM looks into, with the signatures of AITER_VERSION."""
+def _mla_decode_fwd(q: object, causal: bool = True) -> None:
+    raise NotImplementedError("a stand-in has no kernels")
 
-    def mla_decode_fwd(q: object, causal: bool = True) -> None:
-        raise NotImplementedError("a stand-in has no kernels")
 
-    def fused_moe(
-        hidden_states: object, quant_dtype_a: object = None, gate_mode: object = None
-    ) -> None:
-        raise NotImplementedError("a stand-in has no kernels")
+def _fused_moe(
+    hidden_states: object, quant_dtype_a: object = None, gate_mode: object = None
+) -> None:
+    raise NotImplementedError("a stand-in has no kernels")
 
-    if module.__name__ == "aiter":
-        module.ActivationType = enum.Enum(  # type: ignore[attr-defined]
-            "ActivationType", "No Silu Gelu Swiglu"
-        )
-        module.QuantType = enum.Enum(  # type: ignore[attr-defined]
+
+LOOKED_INTO: dict[str, dict[str, Any]] = {
+    "aiter": {
+        "ActivationType": enum.Enum("ActivationType", "No Silu Gelu Swiglu"),
+        "QuantType": enum.Enum(
             "QuantType", "No per_Tensor per_Token per_1x32 per_1x128 per_128x128"
-        )
-    if module.__name__ == "aiter.mla":
-        module.mla_decode_fwd = mla_decode_fwd  # type: ignore[attr-defined]
-    if module.__name__ == "aiter.fused_moe":
-        module.fused_moe = fused_moe  # type: ignore[attr-defined]
+        ),
+    },
+    "aiter.mla": {"mla_decode_fwd": _mla_decode_fwd},
+    "aiter.fused_moe": {"fused_moe": _fused_moe},
+    # No shape is in AITER's tables of tuned GEMMs: vLLM then takes its own kernels for them.
+    "aiter.ops.gemm_op_a8w8": {"get_GEMM_config_with_quant_type": lambda *a, **k: None},
+    "aiter.ops.triton.utils.gemm_config_utils": {"get_gemm_config": lambda *a, **k: ({}, False)},
+}
+"""What vLLM inspects or calls before it selects, by module; signatures as in AITER_VERSION."""
 
 
 def pretend_aiter() -> None:
