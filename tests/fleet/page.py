@@ -120,7 +120,7 @@ def _head(fleet: Fleet) -> str:
             "whole configuration and its own model class with the first layers, without memory, "
             "as rank 0; each layer selected its backend. `amdsmi`, AITER and the other packages of "
             "a ROCm image are stand-ins that have every name vLLM looks for, and AITER's tables of "
-            "tuned GEMMs are taken to be empty, so linear layers are left out here. So nothing here is a "
+            "tuned GEMMs are taken to be empty, so linear layers are left out. Nothing here is a "
             "measurement, nothing says whether weights fit into memory, and a kernel that fails "
             "when it is called shows nothing.",
             "",

@@ -11,6 +11,7 @@ import enum
 import importlib.abc
 import importlib.machinery
 import importlib.metadata
+import os
 import sys
 import types
 from collections.abc import Sequence
@@ -167,6 +168,13 @@ class _Finder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
         module.__dict__.update(LOOKED_INTO.get(module.__name__, {}))
 
 
+class _EmptyTables:
+    """AITER's paths of its tables of tuned GEMMs: each is an empty file."""
+
+    def __getattr__(self, name: str) -> str:
+        return os.devnull
+
+
 def _mla_decode_fwd(q: object, causal: bool = True) -> None:
     raise NotImplementedError("a stand-in has no kernels")
 
@@ -187,7 +195,12 @@ LOOKED_INTO: dict[str, dict[str, Any]] = {
     "aiter.mla": {"mla_decode_fwd": _mla_decode_fwd},
     "aiter.fused_moe": {"fused_moe": _fused_moe},
     # No shape is in AITER's tables of tuned GEMMs: vLLM then takes its own kernels for them.
-    "aiter.ops.gemm_op_a8w8": {"get_GEMM_config_with_quant_type": lambda *a, **k: None},
+    "aiter.ops.gemm_op_a8w8": {
+        "AITER_CONFIGS": _EmptyTables(),
+        "get_GEMM_config_with_quant_type": lambda *a, **k: None,
+        "get_gfx": lambda: "simulated",
+        "get_cu_num": lambda: 0,
+    },
     "aiter.ops.triton.utils.gemm_config_utils": {"get_gemm_config": lambda *a, **k: ({}, False)},
 }
 """What vLLM inspects or calls before it selects, by module; signatures as in AITER_VERSION."""
