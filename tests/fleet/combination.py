@@ -15,6 +15,8 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
+from tests.fleet import prediction
+
 LAYERS = 4
 """As many layers as show each kind where the configuration lists none: DeepSeek's fourth has the
 first experts, Qwen3-Next's fourth the first attention."""
@@ -26,8 +28,9 @@ def record(path: str, engine: dict[str, Any]) -> dict[str, Any]:
     """Everything the fleet's page and tests look at. Errors of vLLM are results, not failures."""
     result: dict[str, Any] = {"outcome": "ok", "stage": "configuration"}
     try:
-        config = configure(path, engine)
+        config, seen = configure(path, engine)
         result.update(configuration(config))
+        result["predicted"] = prediction.of(config, seen)
         result["stage"] = "model"
         model = build(config)
         result.update(selection(config, model))
@@ -48,8 +51,8 @@ def last_line(text: str) -> str:
     return lines[-1] if lines else ""
 
 
-def configure(path: str, engine: dict[str, Any]) -> Any:
-    """vLLM's own way from arguments to a configuration."""
+def configure(path: str, engine: dict[str, Any]) -> tuple[Any, Any]:
+    """vLLM's own way from arguments to a configuration, and the situation before any plan."""
     from vllm.engine.arg_utils import EngineArgs
     from vllm.usage.usage_lib import UsageContext
 
@@ -60,7 +63,9 @@ def configure(path: str, engine: dict[str, Any]) -> Any:
         distributed_executor_backend="mp",
         **engine,
     )
-    return arguments.create_engine_config(UsageContext.OPENAI_API_SERVER)
+    with prediction.remembered() as seen:
+        config = arguments.create_engine_config(UsageContext.OPENAI_API_SERVER)
+    return config, seen
 
 
 def configuration(config: Any) -> dict[str, Any]:

@@ -37,7 +37,8 @@ class Finding:
     """The settings by which a rule can mend it."""
 
 
-def _attention(record: Record) -> set[str]:
+def attention(record: Record) -> set[str]:
+    """The names of the attention backends, without the kinds of layers."""
     return {name.partition(" ")[0] for name in record.get("attention", ())}
 
 
@@ -47,13 +48,13 @@ FINDINGS = (
         "`ROCM_ATTN` where AITER's attention is installed",
         "3.6 to 4.4 times slower than `ROCM_AITER_FA` with Qwen3-235B-FP8 on MI300X to MI355X: "
         "vLLM's blog of 2026-02-27; vllm#46596, vllm#58146",
-        lambda c, r: c.machine.aiter and "ROCM_ATTN" in _attention(r),
+        lambda c, r: c.machine.aiter and "ROCM_ATTN" in attention(r),
         ("attention_order", "attention_backend", "env.VLLM_ROCM_USE_AITER"),
     ),
     Finding(
         "`TRITON_MLA` where AITER's MLA is installed",
         "`ROCM_AITER_MLA` is 1.33 to 1.52 times faster: vLLM's blog of 2026-02-27",
-        lambda c, r: c.machine.aiter and "TRITON_MLA" in _attention(r),
+        lambda c, r: c.machine.aiter and "TRITON_MLA" in attention(r),
         ("attention_order", "attention_backend", "env.VLLM_ROCM_USE_AITER"),
     ),
     Finding(
@@ -62,7 +63,7 @@ FINDINGS = (
         lambda c, r: (
             c.machine.aiter
             and c.model.startswith("gpt-oss")
-            and bool(_attention(r) - {"ROCM_AITER_UNIFIED_ATTN"})
+            and bool(attention(r) - {"ROCM_AITER_UNIFIED_ATTN"})
         ),
         ("attention_order", "attention_backend"),
     ),
@@ -83,10 +84,22 @@ FINDINGS = (
         "`ROCM_ATTN` with a block size that its native kernel does not take",
         "only 16 and 32, else a Triton kernel: vllm/platforms/rocm.py, "
         "`use_rocm_custom_paged_attention`",
-        lambda c, r: "ROCM_ATTN" in _attention(r) and r.get("block_size") not in (16, 32),
+        lambda c, r: "ROCM_ATTN" in attention(r) and r.get("block_size") not in (16, 32),
         ("attention_order", "attention_backend", "block_size"),
     ),
 )
+
+NOTHING_REPORTED = "chunked local attention, for which nothing is reported with another order"
+LEFT = {
+    (0, "llama-4-maverick"): NOTHING_REPORTED,
+    (0, "llama-4-scout"): NOTHING_REPORTED,
+    (3, "kimi-k2.5"): "vLLM has no AITER kernel for experts with 4-bit weights, but for the opt-in "
+    "`flydsl` on gfx950",
+}
+"""What stays as vLLM has it, and why: by the number of the finding and the model."""
+
+QUIET = ("environment", "aiter_switches")
+"""Rules that act wherever others do, and that say nothing about one model."""
 
 
 def render(fleet: Fleet) -> str:
@@ -129,7 +142,8 @@ def _head(fleet: Fleet) -> str:
             *(f"* {sentence}" for sentence in models.CHANGES),
             "",
             "Notation: attention · experts · block size; `+offload` where keys and values "
-            "also go to host memory; AITER in capitals where it is on.",
+            "also go to host memory; AITER at the end where it is on. Of the rules "
+            f"{_and([f'`{name}`' for name in QUIET])} are left out: they act wherever others do.",
         ]
     )
 
@@ -207,6 +221,11 @@ def _findings(fleet: Fleet) -> str:
                 f"| {finding.title} | {finding.source} | {arm} | {_some({c.model for c in hits})} "
                 f"| {len(hits)} | {f'{len(left)}: {rest}' if left else 'none'} | {_code(rules)} |"
             )
+    lines += ["", "What is left, and why:", ""]
+    reasons: dict[str, list[str]] = {}
+    for (number, model), why in LEFT.items():
+        reasons.setdefault(f"{FINDINGS[number].title}: {why}", []).append(model)
+    lines += [f"* {', '.join(names)}, {reason}." for reason, names in reasons.items()]
     return "\n".join(lines)
 
 
@@ -319,7 +338,7 @@ def _cell(record: Record) -> str:
         refusals = (record.get("plan") or {}).get("refusals")
         return f"refused: {refusals[0]}" if refusals else f"**{_short(record['error'])}**"
     parts = [
-        " + ".join(sorted(_attention(record))) or "no attention",
+        " + ".join(sorted(attention(record))) or "no attention",
         *([" + ".join(record["moe"])] if record["moe"] else []),
         str(record["block_size"]),
     ]
@@ -348,7 +367,7 @@ def _filled(found: re.Match[str]) -> str:
 def _acting(record: Record) -> Iterable[str]:
     """The rules that set something."""
     on: dict[str, dict[str, Any]] = (record.get("plan") or {}).get("on", {})
-    return [name for name, settings in on.items() if settings]
+    return [name for name, settings in on.items() if settings and name not in QUIET]
 
 
 def _owners(record: Record, keys: Iterable[str]) -> list[str]:

@@ -76,10 +76,12 @@ def answers(question: dict[str, Any]) -> Iterator[dict[str, Any]]:
         for architecture in config.get("architectures", ()):
             import_model(architecture)
         for size in question["tensor_parallel"]:
-            key = {"model": name, "tensor_parallel": size}
-            answer = in_a_fork(path, {"tensor_parallel_size": size, **question["engine"]})
-            share_imports(answer.pop("imported", ()))
-            yield {**key, "vllm": vllm.__version__, **answer}
+            for arm, variables in question["arms"].items():
+                engine = {"tensor_parallel_size": size, **question["engine"]}
+                answer = in_a_fork(path, engine, variables)
+                share_imports(answer.pop("imported", ()))
+                key = {"model": name, "tensor_parallel": size, "arm": arm}
+                yield {**key, "vllm": vllm.__version__, **answer}
 
 
 def share_imports(names: Iterable[str]) -> None:
@@ -89,7 +91,15 @@ def share_imports(names: Iterable[str]) -> None:
             importlib.import_module(name)
 
 
-def in_a_fork(path: str, engine: dict[str, Any]) -> dict[str, Any]:
+def set_variables(variables: dict[str, str]) -> None:
+    """Set vLLM's variables of one arm, and let its snapshot of AITER's switches see them."""
+    from vllm._aiter_ops import rocm_aiter_ops
+
+    os.environ.update(variables)
+    rocm_aiter_ops.refresh_env_variables()
+
+
+def in_a_fork(path: str, engine: dict[str, Any], variables: dict[str, str]) -> dict[str, Any]:
     """The record of one combination, made in a child that ends with it."""
     sys.stdout.flush()
     gc.freeze()  # or the collector touches, and so copies, every page that the child shares
@@ -102,6 +112,7 @@ def in_a_fork(path: str, engine: dict[str, Any]) -> dict[str, Any]:
         try:
             with redirect_stdout(io.StringIO()):
                 known = set(sys.modules)
+                set_variables(variables)
                 record = combination.record(path, engine)
                 record["imported"] = [name for name in sys.modules if name not in known]
             text = json.dumps(record)

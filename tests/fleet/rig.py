@@ -28,6 +28,9 @@ ARMS = {
 }
 """What the environment says in each arm. An empty VLLM_PLUGINS keeps every plugin out."""
 
+AT_IMPORT = ("VLLM_PLUGINS", "VLLM_AMDOPT")
+"""Variables that decide the platform: arms that differ in others share a process."""
+
 
 @dataclass(frozen=True)
 class Machine:
@@ -85,18 +88,18 @@ def run(
     with tempfile.TemporaryDirectory(prefix="amdopt-fleet-") as scratch:
         paths = models.write(configurations, Path(scratch) / "models")
 
-        def one(machine: Machine) -> list[tuple[Combination, dict[str, Any]]]:
+        def one(together: list[Machine]) -> list[tuple[Combination, dict[str, Any]]]:
             question = {
-                "gfx": machine.gfx,
-                "aiter": machine.aiter,
+                "gfx": together[0].gfx,
+                "aiter": together[0].aiter,
                 "models": paths,
                 "tensor_parallel": list(tensor_parallel),
                 "engine": engine or {},
             }
-            return _ask(machine, question, Path(scratch))
+            return _ask(together, question, Path(scratch))
 
         with ThreadPoolExecutor(workers) as pool:
-            found = dict(pair for pairs in pool.map(one, wanted) for pair in pairs)
+            found = dict(pair for pairs in pool.map(one, _processes(wanted)) for pair in pairs)
     broken = [(c, r) for c, r in found.items() if r["outcome"] == "rig"]
     if broken:
         combination, record = broken[0]
@@ -104,20 +107,31 @@ def run(
     return Fleet(vllm=next(iter(found.values()))["vllm"], records=found)
 
 
+def _processes(wanted: Sequence[Machine]) -> list[list[Machine]]:
+    """The machines whose arms can be forked from one process, together."""
+    groups: dict[object, list[Machine]] = {}
+    for machine in wanted:
+        at_import = tuple(ARMS[machine.arm].get(name) for name in AT_IMPORT)
+        groups.setdefault((machine.gfx, machine.aiter, at_import), []).append(machine)
+    return list(groups.values())
+
+
 def _ask(
-    machine: Machine, question: dict[str, Any], scratch: Path
+    together: list[Machine], question: dict[str, Any], scratch: Path
 ) -> list[tuple[Combination, dict[str, Any]]]:
     """The records of one process."""
+    variables = {machine.arm: ARMS[machine.arm] for machine in together}
     environment = {k: v for k, v in os.environ.items() if not k.startswith(("VLLM_", "HF_"))}
+    at_import = {k: v for k, v in variables[together[0].arm].items() if k in AT_IMPORT}
     process = subprocess.run(
         [sys.executable, "-m", "tests.fleet.program"],
-        input=json.dumps(question),
+        input=json.dumps({**question, "arms": variables}),
         capture_output=True,
         text=True,
         cwd=ROOT,
         env={
             **environment,
-            **ARMS[machine.arm],
+            **at_import,
             "HF_HUB_OFFLINE": "1",
             "VLLM_CACHE_ROOT": str(scratch / "cache"),
             "VLLM_LOGGING_LEVEL": "ERROR",
@@ -125,10 +139,12 @@ def _ask(
         },
     )
     if process.returncode != 0:
-        raise RigError(f"{machine.words}: {process.stderr[-4000:]}")
+        raise RigError(f"{together[0].words}: {process.stderr[-4000:]}")
+    machines_by_arm = {machine.arm: machine for machine in together}
     pairs = []
     for line in process.stdout.splitlines():
         record = json.loads(line)
+        machine = machines_by_arm[record.pop("arm")]
         key = Combination(machine, record.pop("model"), record.pop("tensor_parallel"))
         pairs.append((key, record))
     return pairs

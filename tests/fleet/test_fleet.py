@@ -84,14 +84,39 @@ def test_stock_with_aiter_ends_where_a_shard_is_not_whole_blocks(fleet: Fleet) -
         assert "FP8 MoE backend AITER does not support" in error
 
 
-def test_nothing_that_a_source_calls_slower_or_wrong_is_left(fleet: Fleet) -> None:
+def test_of_what_a_source_calls_slower_or_wrong_only_the_explained_is_left(fleet: Fleet) -> None:
     left = {
-        (finding.title, c.model, c.machine.gfx)
-        for finding in page.FINDINGS
+        (number, c.model)
+        for number, finding in enumerate(page.FINDINGS)
         for c, record in arm(fleet, "plugin")
         if record["outcome"] == "ok" and finding.found(c, record)
     }
-    assert left == set()
+    assert left == set(page.LEFT)
+
+
+@pytest.mark.parametrize("name", ["stock", "stock, AITER=1", "plugin"])
+def test_vllm_selects_what_the_policy_predicts(fleet: Fleet, name: str) -> None:
+    compared = 0
+    for combination, record in arm(fleet, name):
+        predicted = record.get("predicted")
+        if predicted is None:  # vLLM made no configuration
+            assert combination.model in NOT_STARTED
+            continue
+        if record["outcome"] != "ok":
+            assert predicted["experts_raise"] or predicted["attention_raises"], combination
+            continue
+        found = {
+            "attention": page.attention(record) - {"GDN_ATTN"},
+            "experts": set(record["moe"]),
+            "block_size": {record["block_size"]},
+        }
+        assert not predicted["experts_raise"], combination
+        assert not predicted["attention_raises"], combination
+        for what, names in found.items():
+            if predicted[what] is not None:
+                assert names == {predicted[what]}, (combination, what)
+                compared += 1
+    assert compared > 100
 
 
 def test_every_finding_is_seen_in_stock_vllm(fleet: Fleet) -> None:
@@ -100,6 +125,14 @@ def test_every_finding_is_seen_in_stock_vllm(fleet: Fleet) -> None:
         assert any(
             finding.found(c, record) for c, record in fleet.records.items() if "plan" not in record
         ), finding.title
+
+
+def test_what_is_written_on_the_page_can_be_read_back(fleet: Fleet) -> None:
+    stated = page.stated(page.render(fleet))
+    assert stated == {
+        page.place(combination): page.cells(fleet, combination)
+        for combination, _ in arm(fleet, "plugin")
+    }
 
 
 def test_the_page_is_current(fleet: Fleet) -> None:
