@@ -256,10 +256,10 @@ def pretend_triton() -> None:
 
 def pretend_versions(aiter: bool) -> None:
     """What our policy reads besides amdsmi: a current ROCm image's versions, a server's memory."""
-    from vllm_amdopt import hardware
+    from vllm_amdopt import detection
     from vllm_amdopt.integration import facts_from_vllm
 
-    hardware.host_memory_bytes = lambda *a, **k: HOST_MEMORY_BYTES
+    detection.host_memory_bytes = lambda *a, **k: HOST_MEMORY_BYTES
 
     known = {"triton": TRITON_VERSION, "amd-aiter": AITER_VERSION if aiter else None}
     facts_from_vllm._version = lambda name: known[name]

@@ -1,6 +1,6 @@
 """Asks vLLM's ROCm platform about a grid of attention layers, and our table about the same.
 
-A program for test_attention_backends.py, not a test; the machine is the one of simulated_rocm.py.
+A program for test_attention_backends.py, not a test; the machine is the one of simulated_machine.py.
 Prints as JSON how many layers were compared, and the first few on which the two differ.
 """
 
@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from dataclasses import asdict
 from typing import Any
 
-from tests.integration import simulated_rocm
+from tests.fleet import simulated_machine
 from vllm_amdopt.policy.attention_backends import BACKENDS, Layer, candidates
 
 
@@ -57,24 +57,16 @@ def layers() -> Iterator[Layer]:
         )
 
 
-def pretend_aiter() -> None:
-    """With what vLLM 0.30 and 0.31 import from it while they import ROCM_AITER_FA."""
-    simulated_rocm.pretend_aiter()
-    names = {"get_recommended_splits": None, "pa_decode_gluon": None, "__path__": []}
-    for module in ("ops", "ops.triton", "ops.triton.gluon", "ops.triton.gluon.pa_decode_gluon"):
-        simulated_rocm.stand_in(f"aiter.{module}", **names)
-
-
 def main() -> None:
     gfx, has_aiter = sys.argv[1], sys.argv[2] == "aiter"
-    simulated_rocm.pretend_amd_machine(gfx)
+    simulated_machine.pretend_amd_machine(gfx)
     if has_aiter:
-        pretend_aiter()
-    simulated_rocm.without_compiled_kernels()
-    simulated_rocm.without_cpu_build()
+        simulated_machine.pretend_aiter()
+    simulated_machine.without_compiled_kernels()
+    simulated_machine.without_cpu_build()
     from vllm.platforms import current_platform
 
-    simulated_rocm.pretend_triton()
+    simulated_machine.pretend_triton()
     logging.disable(logging.CRITICAL)
     import torch
     import vllm
