@@ -1,6 +1,6 @@
 """Asks vLLM's ROCm platform about a grid of attention layers, and our table about the same.
 
-A program for test_attention_backends.py, not a test; the machine is the one of simulated_machine.py.
+A program for test_attention_backends.py, not a test; the machine is that of tests/fleet.
 Prints as JSON how many layers were compared, and the first few on which the two differ.
 """
 
