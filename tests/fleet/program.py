@@ -32,14 +32,14 @@ def prepare(gfx: str, aiter: bool) -> None:
     simulated_machine.pretend_rocm_image()
     simulated_machine.without_compiled_kernels()
     simulated_machine.without_cpu_build()
-    from vllm.platforms import current_platform
+    from vllm import platforms
 
+    assert platforms.current_platform.is_rocm()
     simulated_machine.pretend_triton()
     simulated_machine.pretend_torchvision()
     simulated_machine.pretend_compiled_ops()
     simulated_machine.pretend_devices(gfx)
-    if getattr(current_platform, "amdopt", False):
-        simulated_machine.pretend_versions(aiter)
+    simulated_machine.pretend_versions(aiter)
     inspect_models_in_this_process()
 
 
