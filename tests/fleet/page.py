@@ -22,6 +22,8 @@ Record = dict[str, Any]
 Layout = tuple[str, int]
 """Kind of GPU and tensor-parallel size."""
 FEW = 6
+OURS = "vllm-amdopt: "
+"""What a refusal of our own begins with."""
 Cells = tuple[str, str, str, str]
 SAME, AS_ASKED = "the same", "as with AITER=1"
 
@@ -84,7 +86,9 @@ FINDINGS = (
         "`ROCM_ATTN` with a block size that its native kernel does not take",
         "only 16 and 32, else a Triton kernel: vllm/platforms/rocm.py, "
         "`use_rocm_custom_paged_attention`",
-        lambda c, r: "ROCM_ATTN" in attention(r) and r.get("block_size") not in (16, 32),
+        lambda c, r: (
+            c.machine.aiter and "ROCM_ATTN" in attention(r) and r.get("block_size") not in (16, 32)
+        ),
         ("attention_order", "attention_backend", "block_size"),
     ),
 )
@@ -183,18 +187,20 @@ def _refusals(fleet: Fleet) -> str:
             for names, places in _same(where):
                 cells = (_names(names), _layouts(places), installed, arm, error, ours_text, rules)
                 lines.append(f"| {' | '.join(cells)} |")
-    ours_only = [
-        c
-        for c, r in fleet.records.items()
-        if c.machine.arm == "plugin" and r["outcome"] != "ok" and _stock_starts(fleet, c)
-    ]
-    lines += ["", f"Started by stock vLLM and not with the plugin: {len(ours_only)} combinations."]
-    if ours_only:
-        lines += [
-            f"* {c.model}, {c.machine.gfx}, TP {c.tensor_parallel}, {_installed(c)}: "
-            f"{_short(fleet.records[c]['error'])}"
-            for c in ours_only
-        ]
+    refused: dict[str, dict[str, set[Layout]]] = {}
+    for combination, record in fleet.records.items():
+        if combination.machine.arm != "plugin" or record["outcome"] == "ok":
+            continue
+        if _stock_starts(fleet, combination):
+            where = refused.setdefault(f"AITER {_installed(combination)}: {_cell(record)}", {})
+            layout = (combination.machine.gfx, combination.tensor_parallel)
+            where.setdefault(combination.model, set()).add(layout)
+    lines += ["", "Built by stock vLLM, and not started with the plugin:", ""]
+    lines += [
+        f"* {_names(names)} ({_layouts(places)}), {sentence}"
+        for sentence, where in refused.items()
+        for names, places in _same(where)
+    ] or ["* nothing."]
     return "\n".join(lines)
 
 
@@ -340,8 +346,8 @@ def _installed(combination: Combination) -> str:
 def _cell(record: Record) -> str:
     """The outcome in a few words."""
     if record["outcome"] != "ok":
-        refusals = (record.get("plan") or {}).get("refusals")
-        return f"refused: {refusals[0]}" if refusals else f"**{_short(record['error'])}**"
+        _, ours, sentence = record["error"].partition(OURS)
+        return f"refused: {sentence.partition(' [type=')[0]}" if ours else _bold(record["error"])
     parts = [
         " + ".join(sorted(attention(record))) or "no attention",
         *([" + ".join(record["moe"])] if record["moe"] else []),
@@ -349,6 +355,10 @@ def _cell(record: Record) -> str:
     ]
     offload = " +offload" if record["kv_offloading_size"] else ""
     return f"{' · '.join(parts)}{offload}{' AITER' if record['aiter_on'] else ''}"
+
+
+def _bold(error: str) -> str:
+    return f"**{_short(error)}**"
 
 
 def _short(error: str) -> str:
