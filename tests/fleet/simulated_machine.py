@@ -69,6 +69,12 @@ PRODUCTS = {
 """Memory and compute units: https://rocm.docs.amd.com/en/latest/reference/gpu-specs.html"""
 
 
+def product_of(gfx: str) -> Product:
+    """The product simulated; of other kinds of GPU only the name matters."""
+    other = Product(gfx, f"AMD {gfx} (simulated)", "0x0000", 64 << 30, 64)
+    return PRODUCTS.get(gfx, other)
+
+
 def stand_in(name: str, **attributes: Any) -> types.ModuleType:
     """A module in `sys.modules` with these attributes."""
     module = types.ModuleType(name)
@@ -80,7 +86,7 @@ def stand_in(name: str, **attributes: Any) -> types.ModuleType:
 
 def pretend_amd_machine(gfx: str) -> None:
     """What vLLM asks amdsmi for, answered as on a machine with eight GPUs of this kind."""
-    product = PRODUCTS[gfx]
+    product = product_of(gfx)
     exception = type("AmdSmiException", (Exception,), {})
     stand_in(
         "amdsmi",
@@ -270,7 +276,7 @@ def pretend_devices(gfx: str) -> None:
     import torch
     from vllm.platforms import rocm
 
-    product = PRODUCTS[gfx]
+    product = product_of(gfx)
     rocm._rocm_device_count_stateless = lambda *a: GPUS
     properties = types.SimpleNamespace(
         name=product.name,
