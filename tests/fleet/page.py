@@ -107,6 +107,13 @@ LEFT = {
 }
 """What stays as vLLM has it, and why: by the number of the finding and the model."""
 
+LEFT_BEFORE_0_32 = {
+    (3, "deepseek-v2-lite"),
+    (3, "qwen3-30b-a3b"),
+    (3, "qwen3-coder-480b-a35b"),
+}
+"""Also left on vLLM 0.30 and 0.31, which do not pad unquantized experts to AITER's tile width."""
+
 QUIET = ("environment", "aiter_switches")
 """Rules that act wherever others do, and that say nothing about one model."""
 
