@@ -405,7 +405,8 @@ def _kind(situation: Situation) -> tuple[str, tuple[int, int] | None]:
     if model.fp8_weights:
         block = model.weight_block_size
         return ("fp8_block", block) if block else ("fp8", None)
-    if method == "mxfp4" and model.model_type == "gpt_oss":
+    # vLLM has a method of its own for gpt-oss from 0.31, and calls it gpt_oss_mxfp4.
+    if method in ("mxfp4", "gpt_oss_mxfp4") and model.model_type == "gpt_oss":
         return "mxfp4", None
     return ("int4", None) if model.weight_format == "int4" else ("other", None)
 

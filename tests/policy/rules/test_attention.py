@@ -245,7 +245,7 @@ def test_block_size_that_would_raise_is_dropped(model: str, options: dict[str, A
     ("model", "options", "reason"),
     [
         pytest.param("llama-3.1-8b", {}, "you gave no --block-size", id="nothing given"),
-        pytest.param("llama-3.1-8b", {"block_size": 64}, "is taken by ROCM_AITER_FA", id="64"),
+        pytest.param("llama-3.1-8b", {"block_size": 64}, "is taken by ROCM_ATTN", id="64"),
         pytest.param(
             "deepseek-v3", {"block_size": 1}, "is taken by ROCM_AITER_MLA", id="MLA with AITER"
         ),

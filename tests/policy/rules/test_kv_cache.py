@@ -138,7 +138,8 @@ AFTER_ROCM_ATTN = "ROCM_ATTN takes no KV connector, so {} follows and is put fir
 def test_offload_says_which_attention_follows(
     model: Any, options: dict[str, Any], backend: str, remark: str
 ) -> None:
-    asked = situation(model, **options)
+    environment = {**options.get("environment", {}), "VLLM_AMDOPT_KV_OFFLOAD": "on"}
+    asked = situation(model, **{**options, "environment": environment})
     made = make_plan(asked)
     decision = made.decision("kv_offload")
     assert decision.on, decision.reason
@@ -148,7 +149,7 @@ def test_offload_says_which_attention_follows(
 
 
 def test_offload_puts_the_backend_first_that_vllm_would_select_in_silence() -> None:
-    made = plan(hardware=instinct())
+    made = plan(hardware=instinct(), environment={"VLLM_AMDOPT_KV_OFFLOAD": "on"})
     assert made.settings["attention_order"] == "TRITON_ATTN"
     assert made.decision("kv_offload").settings == {
         "kv_offloading_size": 64.0,
@@ -273,7 +274,9 @@ def test_offload_leaves_the_users_backend_alone() -> None:
             "you switched prefix caching off",
             id="no prefix caching",
         ),
-        pytest.param("llama-4-scout", {}, "default", "chunked local attention", id="chunked"),
+        pytest.param(
+            "llama-3.1-8b", {}, "default", "ROCM_ATTN takes no KV connector", id="no AITER"
+        ),
         pytest.param(
             "llama-3.1-8b",
             {"pipeline_parallel_size": 2},
@@ -296,8 +299,8 @@ def test_offload_leaves_the_users_backend_alone() -> None:
             id="MHA",
         ),
         pytest.param(
-            "llama-3.1-8b",
-            {"vllm": "0.34.0"},
+            "gemma-3-27b",
+            {"vllm": "0.34.0", "max_model_len": 32768},
             "default",
             "checked for vLLM >=0.30,<0.34, this is 0.34.0",
             id="vLLM to come",
@@ -313,7 +316,8 @@ def test_offload_off(model: Any, options: dict[str, Any], origin: str, reason: s
 
 def test_two_copies_of_a_kv_head_are_borne() -> None:
     """Four KV heads on eight ranks: the layout of the published gain (Qwen3-VL-235B at TP 8)."""
-    made = plan(replace(facts("llama-3.1-8b"), num_kv_heads=4), instinct(), tensor_parallel_size=8)
+    model = replace(facts("llama-3.1-8b"), num_kv_heads=4)
+    made = plan(model, **ON_MI300X, tensor_parallel_size=8)
     assert made.is_on("kv_offload")
 
 

@@ -408,8 +408,8 @@ SPARSE_MLA_NEEDS_AITER = Rule(
 RULES: tuple[Rule, ...] = (
     SPARSE_MLA_NEEDS_AITER,
     EXACT_ATTENTION,
+    BLOCK_SIZE,  # before the order: with the user's size no backend may be left to order
     ATTENTION_ORDER,
-    BLOCK_SIZE,
     MLA_BLOCK_SIZE,
     MINIMAX_BLOCK_SIZE,
     MLA_HEAD_PADDING,

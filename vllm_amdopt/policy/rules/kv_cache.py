@@ -132,7 +132,7 @@ KV_OFFLOAD = Rule(
         model_is.KvCopiesAtMost(2),
         when.PipelineParallelAtMost(1),
         cache.PrefixCachingNotDisabled(),
-        cache.NoChunkedAttention(),
+        cache.OffloadKeepsTheBackend(),
     ),
     yields_to=(when.OffloadNotChosen(),),
     evidence=Evidence("reported", "in arXiv 2603.10031 (MI325X, vLLM 0.14.1)"),

@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from vllm_amdopt.hardware import GIB
 from vllm_amdopt.policy import conditions as when
 from vllm_amdopt.policy.model_conditions import AttentionKindIn, ModelKnown
-from vllm_amdopt.policy.rules.attention_conditions import ModelTypeStartsWith
+from vllm_amdopt.policy.rules.attention_conditions import ModelTypeStartsWith, offload_backend
+from vllm_amdopt.policy.selection import so_far
 from vllm_amdopt.policy.situation import Situation
 
 OFFLOAD_BACKENDS = (
@@ -137,20 +138,22 @@ class BackendTakesOffload:
 
 
 @dataclass(frozen=True)
-class NoChunkedAttention:
-    """No chunked local attention (Llama-4): it has no backend order to hold the backend by."""
+class OffloadKeepsTheBackend:
+    """The attention backend takes a KV connector: offloading alone does not change it."""
 
     def refusal(self, situation: Situation) -> str | None:
-        model = situation.model
-        if model is None or model.attention_chunk_size is None:
+        if situation.decided.get("attention") or situation.choices.attention_backend:
+            return None
+        before, after = so_far(situation).name, offload_backend(situation)
+        if before is None or after is None or before == after:
             return None
         return (
-            "the model has chunked local attention, whose backend would change with a KV "
-            "connector, and nobody has measured that"
+            f"{before} takes no KV connector, so offloading would move attention to {after}, and "
+            "nobody has measured the two together; VLLM_AMDOPT_KV_OFFLOAD=on does both"
         )
 
     def describe(self) -> str:
-        return "no chunked local attention"
+        return "an attention backend that stays the same with a KV connector"
 
 
 @dataclass(frozen=True)
