@@ -325,6 +325,10 @@ def _counts(
         # By the address where the buffer starts.
         "loaded": {region.base: region.loaded for region in machine.memory.regions},
     }
+    if machine.options["stats"] == "lines":  # all, and where the kernel begins: for whole runs
+        instructions = machine.program.instructions
+        counts["lines"] = machine.lines(len(instructions))
+        counts["source"] = next((each.location for each in instructions if each.location), "")
     if machine.options["stats"] == "full":
         counts["lines"] = machine.lines()
         counts["matrix"] = machine.matrix_instructions()
