@@ -1,4 +1,4 @@
-"""Parse an AMDGPU code object (hsaco): kernels, descriptors, metadata.  Pure stdlib, no dependency."""
+"""Parse an AMDGPU code object (hsaco): kernels, descriptors, metadata."""
 
 from __future__ import annotations
 

@@ -1,9 +1,10 @@
 """Launch Triton kernels in the emulator: a Triton driver whose device is an emulated AMD GPU.
 
-`Device(arch)` is for a long-lived process, `emulate(arch)` and `launch(...)` for tests and scripts. Triton and
-torch are imported only when a kernel is launched. A launch goes through Triton's own binder, so specialisation
-(ints equal to 1, divisibility by 16, pointer range), autotuning (the first configuration wins), heuristics, tuples,
-descriptors and Gluon work as in Triton, and compiled kernels are cached on disk by Triton as usual.
+`Device(arch)` is for a long-lived process, `emulate(arch)` and `launch(...)` for tests and scripts.
+Triton and torch are imported only when a kernel is launched. A launch goes through Triton's own
+binder, so specialisation (ints equal to 1, divisibility by 16, pointer range), autotuning (the
+first configuration wins), heuristics, tuples, descriptors and Gluon work as in Triton, and compiled
+kernels are cached on disk by Triton as usual.
 """
 
 from __future__ import annotations
@@ -19,14 +20,18 @@ import numpy as np
 from .definitions import COMPUTE_UNITS, MAX_LDS, EmuError, Unsupported, u32
 from .run import run
 
-# Triton's active driver and the decoded kernels belong to the process: one thread launches at a time.
+# Triton's active driver and the decoded kernels belong to the process: one thread launches at a
+# time.
 _LOCK = threading.RLock()
 MAX_COUNTED_KERNELS = 1024
 
 
 @dataclasses.dataclass
 class KernelCounts:
-    """What the launches of one kernel did, added up. Bytes and wave instructions are exact, seconds are the emulator's."""
+    """What the launches of one kernel did, added up.
+
+    Bytes and wave instructions are exact, seconds are the emulator's.
+    """
 
     kernel: str
     launches: int = 0
@@ -61,7 +66,8 @@ def _assembly_text(src, metadata):
             with open(path) as f:
                 return f.read()
     raise Unsupported(
-        f"the assembly of kernel {metadata.name} is not in Triton's cache (unset TRITON_STORE_BINARY_ONLY)"
+        f"the assembly of kernel {metadata.name} is not in Triton's cache "
+        "(unset TRITON_STORE_BINARY_ONLY)"
     )
 
 
@@ -69,7 +75,7 @@ _launchers: collections.OrderedDict = collections.OrderedDict()
 
 
 def _launcher(src, metadata):
-    """the launcher of a kernel: Triton asks for it again at every launch of a kernel without a loaded module"""
+    """The launcher of a kernel, which Triton asks for again at every launch: no module is loaded."""
     launcher = _launchers.get(metadata.hash)
     if launcher is None:
         launcher = _launchers[metadata.hash] = _Launcher(src, metadata)
@@ -89,13 +95,16 @@ class _Launcher:
             isinstance(t, str) and (t[0] in "*iu" or t == "constexpr") for t in self.signature
         )
         self.passed = [i for i, t in enumerate(self.signature) if t != "constexpr"]
+        names = list(getattr(getattr(src, "fn", None), "arg_names", ()))
+        # tuples and descriptors become several arguments: then the numbers have to do
+        self.names = [names[i] for i in self.passed] if self.plain and names else []
         self.text = _assembly_text(src, metadata)
         self.options = {"scratch": getattr(metadata, "global_scratch_size", 0) or 0}
         if getattr(metadata, "launch_cooperative_grid", False):
             self.options["coresident"] = True
 
     def flat(self, args):
-        """the arguments as the kernel takes them: constants dropped, tuples and descriptors spread out"""
+        """The arguments as the kernel takes them: no constants, tuples and descriptors spread out."""
         out = []
 
         def go(t, v):
@@ -134,6 +143,7 @@ class _Launcher:
             device.arch,
             self.metadata.shared,
             mem=device.mem,
+            arg_names=self.names,
             **(self.options | device.options),
         )
         counts["shared"] = self.metadata.shared
@@ -154,13 +164,14 @@ def _active_device():
 class Device:
     """An emulated AMD GPU, used as a context manager: inside `with device:` Triton launches run here.
 
-    arch: 'gfx942' or 'gfx950'. mem: tensors that kernels may reach through pointers stored in memory (the list may
-    be changed between launches). wait_timeout: seconds after which a kernel that polls memory for another process
-    raises WaitTimeout. keep_launches: how many of the last launches' counts `launches` holds (None: all).
-    options: those of `run`.
+    arch: 'gfx942' or 'gfx950'. mem: tensors that kernels may reach through pointers stored in memory
+    (the list may be changed between launches). wait_timeout: seconds after which a kernel that polls
+    memory for another process raises WaitTimeout. keep_launches: how many of the last launches'
+    counts `launches` holds (None: all). options: those of `run`.
 
-    Entering swaps Triton's active driver and takes a lock; leaving puts back whatever was there, the state
-    "not yet initialised" of a machine without a GPU included. It is re-entrant. `counts` holds the sums by kernel.
+    Entering swaps Triton's active driver and takes a lock; leaving puts back whatever was there, the
+    state "not yet initialised" of a machine without a GPU included. It is re-entrant. `counts` holds
+    the sums by kernel.
     """
 
     def __init__(
@@ -239,7 +250,8 @@ class Device:
         }
 
     def load_binary(self, name, kernel, shared, device):
-        # no module: a CompiledKernel that has one unloads it through whatever driver is active when it is freed
+        # no module: a CompiledKernel that has one unloads it through whatever driver is active when
+        # it is freed
         return None, name, 0, 0, 1024
 
     def unload_module(self, module):
@@ -281,11 +293,11 @@ class Device:
         return args
 
 
-class emulate:
-    """with emulate('gfx942') as device: kernel[grid](...); device.launches[-1] holds the last launch's counts.
+class emulate:  # noqa: N801 (reads as a function in `with emulate("gfx942")`)
+    """with emulate('gfx942') as device: kernel[grid](...); device.launches[-1] has the counts.
 
-    pretend_cuda=True also answers torch.cuda queries and turns 'cuda' allocations into CPU tensors, for
-    third-party wrappers. Other options: those of `Device` and `run`.
+    pretend_cuda=True also answers torch.cuda queries and turns 'cuda' allocations into CPU tensors,
+    for third-party wrappers. Other options: those of `Device` and `run`.
     """
 
     def __init__(self, arch="gfx942", mem=(), pretend_cuda=False, **options):
@@ -320,7 +332,9 @@ RUN_OPTIONS = (
 
 
 def launch(jit_fn, grid, *args, arch="gfx942", mem=(), **kw):
-    """Compile a @triton.jit (or autotuned, or heuristics-wrapped) kernel for arch and run it; returns the counts.
+    """Compile a @triton.jit (or autotuned, or heuristics-wrapped) kernel for arch and run it.
+
+    Returns the counts.
 
     The kernel is specialised exactly as Triton's launcher would for these arguments.
     """

@@ -78,7 +78,7 @@ def lds_load(machine: Any, places: Any, size: int) -> Any:
         return machine.lds_u16[places >> 1].astype(u32)
     if low_bits & 3:
         return machine.lds[places[:, None] + np.arange(size)].view(u32)
-    if low_bits & (size - 1) == 0:
+    if size in LOG2 and low_bits & (size - 1) == 0:
         wide = machine.lds_wide[size].take(places >> LOG2[size])
         return wide.view(u32).reshape(-1, size // 4)
     return machine.lds_u32[(places >> 2)[:, None] + np.arange(size // 4)]
@@ -99,7 +99,7 @@ def lds_store(machine: Any, places: Any, size: int, data: Any) -> None:
             machine.lds_u16[places >> 1] = data.astype(u16)
     elif low_bits & 3:
         machine.lds[places[:, None] + np.arange(size)] = np.ascontiguousarray(data).view(u8)
-    elif low_bits & (size - 1) == 0:
+    elif size in LOG2 and low_bits & (size - 1) == 0:
         wide = machine.lds_wide[size]
         wide[places >> LOG2[size]] = np.ascontiguousarray(data).view(wide.dtype).reshape(-1)
     else:

@@ -92,7 +92,7 @@ class Scheduler:
                 except EmuError as error:
                     instruction = machine.instruction_of.get(id(function))
                     raise machine.error_at(error, instruction) from None
-                except (IndexError, ValueError, TypeError, FloatingPointError) as error:
+                except (LookupError, ValueError, TypeError, ArithmeticError) as error:
                     instruction = machine.instruction_of.get(id(function))
                     failure = EmuError(f"{type(error).__name__}: {error}")
                     raise machine.error_at(failure, instruction) from error

@@ -25,7 +25,7 @@ from .operands import (
     modified_source,
     value_of,
 )
-from .registers import FLOATS, HALF, NUMPY_TYPE, sgpr, vgpr_row
+from .registers import FLOATS, HALF, NUMPY_TYPE, WIDE, sgpr, vgpr_row
 from .vector_clamped import CLAMPED_INTEGERS
 from .vector_conversions import SCALED_CONVERSION, compile_scaled_conversion
 from .vector_lanes import SPECIALS
@@ -166,8 +166,19 @@ class _VectorAlu:
                 raise Unsupported(f"op_sel of a 32-bit operand of {instruction.op}")
         if self.scale not in (0.5, 1, 2, 4):
             raise Unsupported(f"output modifier {self.scale} on {instruction.op}")
-        if self.is_dpp and self.results[0] in "mx":
-            raise Unsupported("comparison with DPP")
+        self._check_encoding(instruction)
+
+    def _check_encoding(self, instruction: Instruction) -> None:
+        """DPP and SDWA exist for instructions of one or two sources: 32 bits wide, and for DPP also
+        64 bits with row_newbcast (LLVM's "DP ALU DPP")."""
+        if not (self.is_dpp or self.is_sdwa):
+            return
+        wide = any(code in WIDE for code in self.results + self.sources)
+        unknown = len(self.sources.rstrip("mD")) > 2 or (
+            wide and (self.is_sdwa or "row_newbcast" not in self.modifiers)
+        )
+        if unknown or (self.is_dpp and self.results[0] in "mx"):
+            raise Unsupported(f"instruction {instruction.op}")
 
     def _split_operands(self, operands: list[str]) -> None:
         count = len(self.results)
