@@ -157,7 +157,10 @@ def test_buffer_reads_zero_beyond_its_end_dword_by_dword():
         expected = [2 * lane + n if 8 * lane + 4 * n + 4 <= 100 else 0 for n in range(4)]
         assert [int(outcome.v(4 + n)[0, lane]) for n in range(4)] == expected
     before = memory.copy()
-    body = "buffer_store_dwordx4 v[4:7], v1, s[4:7], 0 offen\nbuffer_atomic_add v4, v2, s[4:7], 0 offen sc0"
+    body = (
+        "buffer_store_dwordx4 v[4:7], v1, s[4:7], 0 offen\n"
+        "buffer_atomic_add v4, v2, s[4:7], 0 offen sc0"
+    )
     registers |= {"v2": np.where(LANES == 0, 0, 400)}
     outcome = execute("gfx942", body, registers=registers, buffers={"x": memory})
     assert (memory[25:] == before[25:]).all()
@@ -407,7 +410,7 @@ def test_the_end_of_a_buffer_is_exact():
 def test_misaligned_atomics_and_scratch_faults():
     memory = np.zeros(64, np.uint32)
     registers = {"v1": 2, "s[4:5]": address_of(memory)}
-    with pytest.raises(MemFault, match="misaligned atomic at .* offset 2"):
+    with pytest.raises(MemFault, match=r"misaligned atomic at .* offset 2"):
         line = "global_atomic_add v1, v2, s[4:5]"
         execute("gfx942", line, registers=registers, buffers={"x": memory})
     with pytest.raises(

@@ -137,7 +137,10 @@ def test_backward_and_forward_permute():
 
 def test_permutes_ignore_disabled_lanes():
     enabled = LANES[LANES % 3 == 0]
-    body = "ds_bpermute_b32 v0, v1, v2\nds_permute_b32 v3, v1, v2\nds_swizzle_b32 v4, v2 offset:swizzle(SWAP,1)"
+    body = (
+        "ds_bpermute_b32 v0, v1, v2\nds_permute_b32 v3, v1, v2\n"
+        "ds_swizzle_b32 v4, v2 offset:swizzle(SWAP,1)"
+    )
     source = (LANES + 1) % 64
     registers = {"v1": source * 4, "v2": VALUES, "exec": mask_of(enabled)}
     registers |= {f"v{n}": OLD for n in (0, 3, 4)}

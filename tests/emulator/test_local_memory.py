@@ -145,8 +145,8 @@ def test_a_read_of_two_may_overwrite_its_address():
 
 @pytest.mark.parametrize("bits", [16, 8, 4])
 def test_transposing_read(bits):
-    """In each row of 16 lanes: lane c receives element (r, c) of the matrix whose element r * 16 + c
-    is the one that far behind in what the row's lanes read, lane after lane."""
+    """In each row of 16 lanes, lane c receives element (r, c) of the matrix whose element
+    r * 16 + c is that far behind in what the lanes of the row read, lane after lane."""
     address = LANES * 8
     line = f"ds_read_b64_tr_b{bits} v[4:5], v1"
     outcome = execute("gfx950", line, registers={"v1": address}, lds=BYTES)

@@ -167,7 +167,10 @@ def test_packed_32(name, text):
 
 def test_packed_move():
     registers = {"v[2:3]": (7 << 32) | 5, "s[4:5]": (11 << 32) | 9}
-    body = "v_pk_mov_b32 v[6:7], v[2:3], s[4:5] op_sel:[1,0]\nv_pk_mov_b32 v[8:9], v[2:3], s[4:5] op_sel:[0,1]"
+    body = (
+        "v_pk_mov_b32 v[6:7], v[2:3], s[4:5] op_sel:[1,0]\n"
+        "v_pk_mov_b32 v[8:9], v[2:3], s[4:5] op_sel:[0,1]"
+    )
     outcome = execute("gfx942", body, registers=registers)
     assert [int(outcome.v(n)[0, 0]) for n in (6, 7, 8, 9)] == [7, 9, 5, 11]
 

@@ -14,13 +14,17 @@ from tests.emulator.machine_code import combinations, execute
 from vllm_amdopt.emulator.definitions import Unsupported
 
 WORDS = np.array(
-    [0, 1, 2, 5, 31, 32, 63, 64, 0x7FFFFFFF, 0x80000000, 0x80000001, 0xFFFFFFFF, 0xFFFFFF80]
-    + [0x12345678, 0xDEADBEEF, 0x00040003, 0x00200000, 0x001F001F, 0x00400008],
+    [
+        *(0, 1, 2, 5, 31, 32, 63, 64, 0x7FFFFFFF, 0x80000000, 0x80000001, 0xFFFFFFFF, 0xFFFFFF80),
+        *(0x12345678, 0xDEADBEEF, 0x00040003, 0x00200000, 0x001F001F, 0x00400008),
+    ],
     np.uint64,
 )
 LONG = np.array(
-    [0, 1, 63, 64, 0xFFFFFFFF, 1 << 32, (1 << 63) - 1, 1 << 63, (1 << 64) - 1]
-    + [0x0123456789ABCDEF, 0xFEDCBA9876543210],
+    [
+        *(0, 1, 63, 64, 0xFFFFFFFF, 1 << 32, (1 << 63) - 1, 1 << 63, (1 << 64) - 1),
+        *(0x0123456789ABCDEF, 0xFEDCBA9876543210),
+    ],
     np.uint64,
 )
 ONES32, ONES64 = (1 << 32) - 1, (1 << 64) - 1
@@ -179,8 +183,13 @@ FORMS = [
     (ONE_PAIR, "s[2:3], s[4:5]", LONG, LONG, 64),
     (PAIR_TO_WORD, "s2, s[4:5]", LONG, LONG[:1], 32),
     (WORD_TO_PAIR, "s[2:3], s4", WORDS, LONG, 64),
-    ({"s_bfm_b64": keeps(lambda a, b: ((1 << (a & 63)) - 1) << (b & 63))},)
-    + ("s[2:3], s4, s6", WORDS, WORDS, 64),
+    (
+        {"s_bfm_b64": keeps(lambda a, b: (1 << (a & 63)) - 1 << (b & 63))},
+        "s[2:3], s4, s6",
+        WORDS,
+        WORDS,
+        64,
+    ),
 ]
 CASES = [
     pytest.param(name, reference, operands, first, second, bits, id=name)

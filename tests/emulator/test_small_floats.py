@@ -191,7 +191,7 @@ def test_scaled_conversions_go_there_and_back(wide, kind):
     shift = 8 if bits == 4 else 16
     up = "v[4:5]" if wide == "f32" else "v4"
     sources = "v4, v5" if wide == "f32" else "v4"
-    chosen = {"f32": "op_sel:[0,0,0,1]", "f16": "op_sel:[0,0,0,1]"}.get(wide, "op_sel:[0,0,0,1]")
+    chosen = "op_sel:[0,0,0,1]"
     body = (
         f"v_lshlrev_b32 v1, {shift}, v0\nv_cvt_scalef32_pk_{wide}_{kind} {up}, v1, v2 {place}\n"
         f"v_cvt_scalef32_pk_{kind}_{wide} v6, {sources}, v2 {chosen}"
@@ -207,7 +207,7 @@ def test_scaled_conversions_go_there_and_back(wide, kind):
     else:
         low = (raw << np.uint32(16)).view(np.float32)
     assert same(low.reshape(-1)[: len(code)], numbers[code] * 4)
-    back = outcome.v(6).reshape(-1)[: len(code)] >> (16 if bits == 8 else 16)
+    back = outcome.v(6).reshape(-1)[: len(code)] >> 16
     assert ((back & ((1 << bits) - 1)) == code).all()
     assert ((back >> bits & ((1 << bits) - 1)) == code).all()
 

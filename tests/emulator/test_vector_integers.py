@@ -9,8 +9,10 @@ from tests.emulator.machine_code import combinations, execute, lanes_of, mask_of
 from vllm_amdopt.emulator.definitions import Unsupported
 
 WORDS = np.array(
-    [0, 1, 5, 31, 33, 255, 0x7FFF, 0x8000, 0xFFFF, 0x7FFFFF, 0x800000, 0xFFFFFF]
-    + [0x7FFFFFFF, 0x80000000, 0xFFFFFFFF, 0x12345678, 0xDEADBEEF],
+    [
+        *(0, 1, 5, 31, 33, 255, 0x7FFF, 0x8000, 0xFFFF, 0x7FFFFF, 0x800000, 0xFFFFFF),
+        *(0x7FFFFFFF, 0x80000000, 0xFFFFFFFF, 0x12345678, 0xDEADBEEF),
+    ],
     np.uint64,
 )
 THIRD = np.array([0, 1, 7, 18, 0x80000000, 0xFFFFFFFF, 0xCAFE1234], np.uint64)
@@ -365,31 +367,45 @@ def test_lanes_below_are_counted():
 
 
 SDWA = [
-    ("v_and_b32_sdwa v0, v1, v2 dst_sel:DWORD dst_unused:UNUSED_PAD src0_sel:WORD_1 src1_sel:DWORD",
-     lambda a, b, d: a >> 16 & b),
-    ("v_add_u32_sdwa v0, v1, v2 dst_sel:DWORD dst_unused:UNUSED_PAD src0_sel:BYTE_1 src1_sel:BYTE_3",
-     lambda a, b, d: (a >> 8 & 255) + (b >> 24)),
-    ("v_add_u32_sdwa v0, sext(v1), v2 dst_sel:DWORD src0_sel:BYTE_0 src1_sel:WORD_0",
-     lambda a, b, d: signed(a, 8) + (b & 0xFFFF)),
-    ("v_or_b32_sdwa v0, v1, v2 dst_sel:BYTE_2 dst_unused:UNUSED_PRESERVE src0_sel:DWORD",
-     lambda a, b, d: d & 0xFF00FFFF | ((a | b) & 255) << 16),
-    ("v_or_b32_sdwa v0, v1, v2 dst_sel:WORD_1 dst_unused:UNUSED_PAD src1_sel:DWORD",
-     lambda a, b, d: ((a | b) & 0xFFFF) << 16),
-    ("v_or_b32_sdwa v0, v1, v2 dst_sel:BYTE_0 dst_unused:UNUSED_SEXT src0_sel:DWORD",
-     lambda a, b, d: signed(a | b, 8)),
-    ("v_cndmask_b32_sdwa v0, v1, v2, vcc dst_sel:DWORD src0_sel:DWORD src1_sel:WORD_1",
-     lambda a, b, d: b >> 16),
-]  # fmt: skip
+    ("and_b32", "v1", "v2", "dst_sel:DWORD dst_unused:UNUSED_PAD src0_sel:WORD_1 src1_sel:DWORD"),
+    ("add_u32", "v1", "v2", "dst_sel:DWORD dst_unused:UNUSED_PAD src0_sel:BYTE_1 src1_sel:BYTE_3"),
+    ("add_u32", "sext(v1)", "v2", "dst_sel:DWORD src0_sel:BYTE_0 src1_sel:WORD_0"),
+    ("or_b32", "v1", "v2", "dst_sel:BYTE_2 dst_unused:UNUSED_PRESERVE src0_sel:DWORD"),
+    ("or_b32", "v1", "v2", "dst_sel:WORD_1 dst_unused:UNUSED_PAD src1_sel:DWORD"),
+    ("or_b32", "v1", "v2", "dst_sel:BYTE_0 dst_unused:UNUSED_SEXT src0_sel:DWORD"),
+    ("cndmask_b32", "v1", "v2, vcc", "dst_sel:DWORD src0_sel:DWORD src1_sel:WORD_1"),
+]
+SDWA_RESULTS = [
+    lambda a, b, d: a >> 16 & b,
+    lambda a, b, d: (a >> 8 & 255) + (b >> 24),
+    lambda a, b, d: signed(a, 8) + (b & 0xFFFF),
+    lambda a, b, d: d & 0xFF00FFFF | ((a | b) & 255) << 16,
+    lambda a, b, d: ((a | b) & 0xFFFF) << 16,
+    lambda a, b, d: signed(a | b, 8),
+    lambda a, b, d: b >> 16,
+]
 
 
-@pytest.mark.parametrize(("line", "function"), SDWA, ids=range(len(SDWA)))
-def test_bytes_and_words_of_registers(line, function):
+@pytest.mark.parametrize("case", range(len(SDWA)))
+def test_bytes_and_words_of_registers(case):
+    name, source, second_source, selections = SDWA[case]
+    function = SDWA_RESULTS[case]
+    line = f"v_{name}_sdwa v0, {source}, {second_source} {selections}"
     a, b = combinations(WORDS, WORDS)
     (first, waves), (second, _) = per_lane(a), per_lane(b)
     registers = {"v0": 0xABCDEF98, "v1": first, "v2": second, "vcc": (1 << 64) - 1}
     outcome = execute("gfx942", line, registers=registers, waves=waves)
     expected = [function(int(x), int(y), 0xABCDEF98) & ONES for x, y in zip(a, b, strict=True)]
     assert outcome.v(0).reshape(-1)[: len(a)].tolist() == expected
+
+
+def test_comparison_of_bytes_and_words():
+    a, b = combinations(WORDS, WORDS)
+    (first, waves), (second, _) = per_lane(a), per_lane(b)
+    line = "v_cmp_gt_u32_sdwa s[2:3], v1, v2 src0_sel:WORD_1 src1_sel:BYTE_0"
+    outcome = execute("gfx942", line, registers={"v1": first, "v2": second}, waves=waves)
+    got = lanes_of(outcome.s64(2)).reshape(-1)[: len(a)].tolist()
+    assert got == [int(x) >> 16 > int(y) & 255 for x, y in zip(a, b, strict=True)]
 
 
 def test_op_sel_chooses_halves():

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from tests.emulator import kernels
-from vllm_amdopt.emulator.definitions import WaitTimeout
 from vllm_amdopt.emulator.atomics import do_atomic
+from vllm_amdopt.emulator.definitions import WaitTimeout
 from vllm_amdopt.emulator.launch import Device, launch
 
 

@@ -156,10 +156,11 @@ def permute_bytes(a: Any, b: Any, selector: Any) -> Any:
         distinct = {int(x) for x in np.ravel(selector)}
         if len(distinct) <= 2 and not any(map(_selects_signs, distinct)):
             x, y = array(a, u32), array(b, u32)
-            result, *other = ((_permute_constant(x, y, code), code) for code in distinct)
-            for value, code in other:  # waves that have done something else with the register
-                return np.where(selector == u32(code), value, result[0])
-            return result[0]
+            code, *others = distinct
+            result = _permute_constant(x, y, code)
+            for other in others:  # waves that have done something else with the register
+                result = np.where(selector == u32(other), _permute_constant(x, y, other), result)
+            return result
     a, b, selector = np.broadcast_arrays(array(a, u32), array(b, u32), array(selector, u32))
     both = (a.astype(u64) << u64(32)) | b.astype(u64)
     result = np.zeros(both.shape, u32)

@@ -57,7 +57,8 @@ def _bit_mode(pattern: str) -> Any:
     """BITMASK_PERM: per bit of the lane 0, 1, p (preserve) or i (invert)."""
     lanes = LANE & 32
     for bit, rule in zip((16, 8, 4, 2, 1), pattern, strict=True):
-        lanes = lanes | {"0": 0, "1": bit, "p": LANE & bit, "i": (LANE & bit) ^ bit}[rule]
+        rules: dict[str, Any] = {"0": 0, "1": bit, "p": LANE & bit, "i": (LANE & bit) ^ bit}
+        lanes = lanes | rules[rule]
     return lanes
 
 

@@ -57,7 +57,7 @@ class KernelCounts:
 
 
 def _assembly_text(src, metadata):
-    """The text the code object was assembled from: it lies beside it in Triton's cache, new kernel or old."""
+    """The text the code object was assembled from, which lies beside it in Triton's cache."""
     from triton.runtime.cache import get_cache_manager
 
     group = get_cache_manager(metadata.hash).get_group(f"{src.name[:150]}.json") or {}
@@ -75,7 +75,7 @@ _launchers: collections.OrderedDict = collections.OrderedDict()
 
 
 def _launcher(src, metadata):
-    """The launcher of a kernel, which Triton asks for again at every launch: no module is loaded."""
+    """The launcher of a kernel; Triton asks again at every launch, as no module is loaded."""
     launcher = _launchers.get(metadata.hash)
     if launcher is None:
         launcher = _launchers[metadata.hash] = _Launcher(src, metadata)
@@ -104,7 +104,7 @@ class _Launcher:
             self.options["coresident"] = True
 
     def flat(self, args):
-        """The arguments as the kernel takes them: no constants, tuples and descriptors spread out."""
+        """The arguments as the kernel takes them, tuples and descriptors spread out."""
         out = []
 
         def go(t, v):
@@ -162,16 +162,16 @@ def _active_device():
 
 
 class Device:
-    """An emulated AMD GPU, used as a context manager: inside `with device:` Triton launches run here.
+    """An emulated AMD GPU, a context manager: inside `with device:` Triton launches run here.
 
-    arch: 'gfx942' or 'gfx950'. mem: tensors that kernels may reach through pointers stored in memory
-    (the list may be changed between launches). wait_timeout: seconds after which a kernel that polls
-    memory for another process raises WaitTimeout. keep_launches: how many of the last launches'
-    counts `launches` holds (None: all). options: those of `run`.
+    arch: 'gfx942' or 'gfx950'. mem: tensors that kernels may reach through pointers stored in
+    memory (the list may be changed between launches). wait_timeout: seconds after which a kernel
+    that polls memory for another process raises WaitTimeout. keep_launches: how many of the last
+    launches' counts `launches` holds (None: all). options: those of `run`.
 
-    Entering swaps Triton's active driver and takes a lock; leaving puts back whatever was there, the
-    state "not yet initialised" of a machine without a GPU included. It is re-entrant. `counts` holds
-    the sums by kernel.
+    Entering swaps Triton's active driver and takes a lock; leaving puts back whatever was there,
+    the state "not yet initialised" of a machine without a GPU included. It is re-entrant. `counts`
+    holds the sums by kernel.
     """
 
     def __init__(

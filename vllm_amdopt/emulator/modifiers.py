@@ -30,7 +30,8 @@ DPP_CONTROLS = frozenset(
     }
 )
 DPP = DPP_CONTROLS | {"row_mask", "bank_mask", "bound_ctrl"}
-SDWA = frozenset({"dst_sel", "dst_unused", "src0_sel", "src1_sel"})
+SDWA_SOURCES = frozenset({"src0_sel", "src1_sel"})
+SDWA = SDWA_SOURCES | {"dst_sel", "dst_unused"}
 OUTPUT = frozenset({"clamp", "mul", "div"})
 PACKED = frozenset({"op_sel", "op_sel_hi", "neg_lo", "neg_hi"})
 

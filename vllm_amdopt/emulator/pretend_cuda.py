@@ -1,4 +1,4 @@
-"""Answers for third-party wrappers that insist on torch.cuda: used only by emulate(pretend_cuda=True)."""
+"""Answers for wrappers that insist on torch.cuda; used only by emulate(pretend_cuda=True)."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ from .definitions import COMPUTE_UNITS, MAX_LDS
 
 
 def pretend_cuda(drv):
-    """context managers for code that insists on a GPU: torch.cuda answers as an AMD device would, 'cuda' tensors are CPU tensors"""
+    """Context managers in which torch.cuda answers as the AMD device would, and 'cuda' tensors are
+    CPU tensors."""
     import types
     from unittest import mock
 
@@ -26,27 +27,27 @@ def pretend_cuda(drv):
         shared_memory_per_block=MAX_LDS.get(drv.arch, 65536),
         L2_cache_size=4 << 20,
     )
-    cpu = lambda d: (
-        "cpu"
-        if isinstance(d, (str, torch.device)) and str(d).startswith("cuda")
-        else "cpu"
-        if isinstance(d, int) and not isinstance(d, bool)
-        else d
-    )
+
+    def on_cpu(device):
+        """'cuda' and device numbers -> 'cpu'; anything else stays"""
+        if isinstance(device, bool):
+            return device
+        is_cuda = isinstance(device, (str, torch.device)) and str(device).startswith("cuda")
+        return "cpu" if is_cuda or isinstance(device, int) else device
 
     class Mode(TorchFunctionMode):
         def __torch_function__(self, func, types, args=(), kwargs=None):
             kwargs = dict(kwargs or {})
-            if func is torch.Tensor.is_cuda.__get__:
+            if func is torch.Tensor.is_cuda.__get__:  # type: ignore[attr-defined]
                 return True
             if kwargs.get("device") is not None:
-                kwargs["device"] = cpu(kwargs["device"])
+                kwargs["device"] = on_cpu(kwargs["device"])
             if func is torch.Tensor.cuda:
                 return args[0]
             if func is torch.Tensor.to:
                 args = (
                     args[0],
-                    *[cpu(a) if isinstance(a, (str, torch.device)) else a for a in args[1:]],
+                    *[on_cpu(a) if isinstance(a, (str, torch.device)) else a for a in args[1:]],
                 )
             return func(*args, **kwargs)
 

@@ -157,7 +157,7 @@ class Scheduler:
     def deadlock(self) -> EmuError:
         """The error for waves that wait at barriers for waves that will not come."""
         machine = self.machine
-        places = {}
+        places: dict[str, list[int]] = {}
         for wave in np.flatnonzero(machine.status == BARRIER):
             barrier = machine.program.instructions[int(machine.pc[wave]) - 1]
             group = int(machine.group_number[wave])

@@ -16,7 +16,7 @@ from .assembly import Instruction
 from .definitions import EXEC, Unsupported, f32, unpack_mask
 from .floats import flush_f32
 from .matrix import compile_mfma
-from .modifiers import DPP, DPP_CONTROLS, OUTPUT, SDWA, refuse_unknown
+from .modifiers import DPP, DPP_CONTROLS, OUTPUT, SDWA, SDWA_SOURCES, refuse_unknown
 from .operands import (
     Operand,
     Writer,
@@ -61,9 +61,10 @@ DPP_SOURCES: dict[str, Callable[[Any], tuple[Any, Any]]] = {
 
 def dpp_map(modifiers: dict[str, Any]) -> tuple[Any, Any, Any]:
     """-> (source lane, source within bounds, row and bank masks let the lane write), by lane"""
-    control, *more = [name for name in modifiers if name in DPP_CONTROLS] or [None]
-    if control is None or more:
+    controls = [name for name in modifiers if name in DPP_CONTROLS]
+    if len(controls) != 1:
         raise Unsupported("DPP without one control")
+    control = controls[0]
     value = modifiers[control]
     if control == "row_bcast" and value == 15:
         lanes, inside = np.maximum(ROW - 1, 0), LANE >= 16
@@ -152,7 +153,7 @@ class _VectorAlu:
         if self.is_dpp:
             accepted |= DPP
         elif self.is_sdwa:
-            accepted |= SDWA
+            accepted |= SDWA_SOURCES if self.results[0] in "mx" else SDWA
         if not self.is_dpp and self.is_float:
             accepted |= OUTPUT
         elif self.base in CLAMPED_INTEGERS:

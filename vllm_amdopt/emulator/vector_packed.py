@@ -51,7 +51,7 @@ PACKED_16: dict[str, tuple[str, Callable[..., Any]]] = {
     "v_pk_lshrrev_b16": ("w", lambda a, b: b >> (a & u16(15))),
     "v_pk_ashrrev_i16": ("s", lambda a, b: b >> (a & i16(15))),
 }
-SATURATING = {
+SATURATING: dict[str, Callable[..., Any]] = {
     "v_pk_add_u16": np.add,
     "v_pk_sub_u16": np.subtract,
     "v_pk_add_i16": np.add,
