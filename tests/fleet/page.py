@@ -97,7 +97,13 @@ UNEVEN_SHARDS = (
     "a shard of the experts is not whole blocks of 128; padding it (`padded_experts`) waits to be "
     "asked for, nobody has measured it"
 )
+CHUNKED = (
+    "its layers attend within chunks, for which nobody has reported AITER's attention, so vLLM's own "
+    "order stands"
+)
 LEFT = {
+    (0, "llama-4-maverick"): CHUNKED,
+    (0, "llama-4-scout"): CHUNKED,
     (3, "kimi-k2.5"): "vLLM has no AITER kernel for experts with 4-bit weights, but for the opt-in "
     "`flydsl` on gfx950",
     (3, "minimax-m2"): UNEVEN_SHARDS,
