@@ -98,8 +98,8 @@ UNEVEN_SHARDS = (
     "asked for, nobody has measured it"
 )
 CHUNKED = (
-    "its layers attend within chunks, for which nobody has reported AITER's attention, so vLLM's own "
-    "order stands"
+    "its layers attend within chunks, for which nobody has reported AITER's attention, so vLLM's "
+    "own order stands"
 )
 LEFT = {
     (0, "llama-4-maverick"): CHUNKED,
