@@ -5,8 +5,11 @@ PYTHON ?= $(shell for name in python3.11 python3.12 python3.13 python3 python3.1
 	"$$name" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 15))' \
 		>/dev/null 2>&1 && command -v "$$name" && break; done)
 VENV ?= .venv
+GFX ?= gfx942
 COMPAT_VERSIONS ?= 0.30.0 0.31.0 0.32.0
 PYTEST_ARGUMENTS ?=
+# `--check` compares docs/fleet.md instead of writing it.
+FLEET_ARGUMENTS ?=
 # Two at a time: most of a test's time is one process importing vLLM. Whole files go to a worker, in
 # the order of collection, so that fast ones come first and a file's servers are shared.
 WORKERS ?= 2
@@ -14,7 +17,7 @@ PARALLEL = -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 MAKE_ENVIRONMENT = "$(PYTHON)" tests/environment/make_environment.py
 
 .DEFAULT_GOAL := help
-.PHONY: help environment demo test test-fast test-compat startup-cost lint format clean python
+.PHONY: help environment demo test test-fast test-compat fleet startup-cost lint format clean python
 
 help:  ## list the targets
 	@echo "vllm-amdopt: make TARGET   (PYTHON=python3.12 and VENV=/path choose others)"
@@ -27,24 +30,28 @@ python:
 environment: python  ## make .venv: vLLM for the CPU, the plugin, the tools (minutes, once)
 	@$(MAKE_ENVIRONMENT) --venv "$(VENV)"
 
-demo: environment  ## serve three models, stock and with the plugin, and compare the answers
-	@"$(VENV)/bin/python" -m benchmarks.demo
+demo: environment  ## serve three models, stock and with the plugin, and compare (GFX=gfx950: an MI355X)
+	@"$(VENV)/bin/python" -m benchmarks.demo --gfx "$(GFX)"
 
 test: environment  ## run all tests, fast ones first
 	@"$(VENV)/bin/python" -m pytest $(PARALLEL) $(PYTEST_ARGUMENTS)
 
-test-fast: environment  ## run the tests that start no server
-	@"$(VENV)/bin/python" -m pytest --ignore=tests/integration $(PARALLEL) $(PYTEST_ARGUMENTS)
+test-fast: environment  ## run the tests that start neither a server nor the simulated fleet
+	@"$(VENV)/bin/python" -m pytest --ignore=tests/integration --ignore=tests/fleet $(PARALLEL) $(PYTEST_ARGUMENTS)
 
 test-compat: python  ## run the integration tests on each supported vLLM, in environments of their own
 	@failed=; for version in $(COMPAT_VERSIONS); do \
 		echo "== vLLM $$version"; \
 		$(MAKE_ENVIRONMENT) --venv ".venv-vllm-$$version" --vllm "$$version" \
-		&& ".venv-vllm-$$version/bin/python" -m pytest tests/integration tests/test_patches.py $(PARALLEL) $(PYTEST_ARGUMENTS) \
+		&& ".venv-vllm-$$version/bin/python" -m pytest tests/integration tests/fleet tests/test_patches.py \
+			--deselect tests/fleet/test_fleet.py::test_the_page_is_current $(PARALLEL) $(PYTEST_ARGUMENTS) \
 		|| failed="$$failed $$version"; \
 	done; \
 	if [ -n "$$failed" ]; then echo "error: not passed on vLLM$$failed" >&2; exit 1; fi; \
 	echo "passed on vLLM $(COMPAT_VERSIONS)"
+
+fleet: environment  ## let vLLM configure every published model on simulated GPUs; writes docs/fleet.md
+	@"$(VENV)/bin/python" -m tests.fleet.page $(FLEET_ARGUMENTS)
 
 startup-cost: environment  ## measure what the plugin costs at start-up
 	@"$(VENV)/bin/python" -m benchmarks.startup_cost

@@ -1,6 +1,6 @@
 """The demo: real vLLM serves three small models, stock and with the plugin, side by side.
 
-    python -m benchmarks.demo [--model NAME ...] [--compile]
+    python -m benchmarks.demo [--model NAME ...] [--gfx gfx950] [--compile]
 
 It shows the plans, starts the servers one after another, asks each the same held-out questions
 over HTTP, and ends with 0 only if all answers agree token by token and are right. It measures no
@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -25,6 +26,10 @@ from tests.serving import Completion, Server, ServerError
 ROOT = Path(__file__).resolve().parents[1]
 CHECKPOINTS = ROOT / "tests" / "models" / "checkpoints"
 LOGS = ROOT / ".cache" / "demo"
+TOOL = str(Path(sys.executable).with_name("vllm-amdopt"))
+
+CHIPS = {"gfx942": "MI300X", "gfx950": "MI355X"}
+"""What the machine without a GPU stands in for."""
 
 QUESTIONS_PER_TASK = 4
 ANSWER_TOKENS = 8
@@ -35,6 +40,27 @@ STOCK = {"VLLM_AMDOPT": "0"}
 
 LOG_PREFIX = re.compile(r"^(?:\([^)]*pid=\d+\) )?[A-Z]+ \d\d-\d\d \d\d:\d\d:\d\d \[[^\]]*\] ?")
 """What vLLM writes before each line of a message."""
+
+
+@dataclass(frozen=True)
+class How:
+    """How the servers of this run are started: vLLM's arguments, and the chip that is emulated."""
+
+    arguments: tuple[str, ...]
+    gfx: str
+
+    @property
+    def records(self) -> Path:
+        """Where the servers write what they executed."""
+        return LOGS / f"executed-{self.gfx}"
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """Of the servers with the plugin."""
+        return {
+            "VLLM_AMDOPT_CPU_ENGINE": self.gfx,
+            "VLLM_AMDOPT_EMULATE_REPORT": str(self.records),
+        }
 
 
 @dataclass(frozen=True)
@@ -152,19 +178,15 @@ def questions() -> list[Item]:
     return [item for task in TASKS for item in held_out(task, QUESTIONS_PER_TASK)]
 
 
-def serve(
-    clock: Clock, model: Model, arm: str, *, plugin: str | None, arguments: Sequence[str] = ()
-) -> Arm:
+def serve(clock: Clock, model: Model, arm: str, how: How, *, plugin: str | None) -> Arm:
     """Starts one server, asks it everything at once, ends it."""
-    how = f"--plugin {plugin}" if plugin else "stock, VLLM_AMDOPT=0"
-    clock.say(
-        f"{model.name}: starting vLLM ({how}{', ' if arguments else ''}{' '.join(arguments)})"
-    )
+    said = [f"--plugin {plugin}, {how.gfx}" if plugin else "stock, VLLM_AMDOPT=0", *how.arguments]
+    clock.say(f"{model.name}: starting vLLM ({' '.join(said)})")
     with Server(
         model.path,
         plugin=plugin,
-        environment={} if plugin else STOCK,
-        arguments=[*model.arguments, *arguments],
+        environment=how.environment if plugin else STOCK,
+        arguments=[*model.arguments, *how.arguments],
         folder=LOGS,
         log_name=f"{model.name}-{arm}.log",
     ) as server:
@@ -228,10 +250,10 @@ def judge(name: str, stock: Arm, plugin: Arm, note: str, complaints: Sequence[st
     )
 
 
-def compare(clock: Clock, model: Model, arguments: Sequence[str]) -> tuple[Outcome, Arm]:
+def compare(clock: Clock, model: Model, how: How) -> tuple[Outcome, Arm]:
     """Serves a model both ways; returns the outcome and the stock arm for further comparisons."""
-    stock = serve(clock, model, "stock", plugin=None, arguments=arguments)
-    plugin = serve(clock, model, "plugin", plugin="amdopt", arguments=arguments)
+    stock = serve(clock, model, "stock", how, plugin=None)
+    plugin = serve(clock, model, "plugin", how, plugin="amdopt")
     clock.say("    " + (plugin.active or "no sign of the plugin in the log"))
     print("\n".join("    " + line for line in plugin.plan), flush=True)
     clock.say()
@@ -246,11 +268,11 @@ def compare(clock: Clock, model: Model, arguments: Sequence[str]) -> tuple[Outco
     return judge(model.name, stock, plugin, note, complaints), stock
 
 
-def compare_tensor_parallel(clock: Clock, stock: Arm, arguments: Sequence[str]) -> Outcome:
+def compare_tensor_parallel(clock: Clock, stock: Arm, how: How) -> Outcome:
     """Serves with two ranks and our all-reduce, against the answers of stock vLLM on one."""
     model = TENSOR_PARALLEL_MODEL
-    arguments = [*arguments, "--tensor-parallel-size", "2"]
-    plugin = serve(clock, model, "plugin-tp2", plugin="amdopt", arguments=arguments)
+    two = How((*how.arguments, "--tensor-parallel-size", "2"), how.gfx)
+    plugin = serve(clock, model, "plugin-tp2", two, plugin="amdopt")
     clock.say("    " + (plugin.all_reduce or "no sign of our all-reduce in the log"))
     clock.say()
     print(indent(show_answers(stock, plugin)), flush=True)
@@ -263,15 +285,25 @@ def indent(text: str) -> str:
     return "\n".join("    " + line for line in text.splitlines())
 
 
-def explain(clock: Clock, model: Model) -> None:
-    """The plan for a real MI300X as `vllm-amdopt explain` prints it, without starting anything."""
-    tool = str(Path(sys.executable).with_name("vllm-amdopt"))
-    command = [tool, "explain", "--gfx", "gfx942", str(model.path)]
-    shown = f"vllm-amdopt explain --gfx gfx942 {model.path.relative_to(ROOT)}"
+def explain(clock: Clock, model: Model, chip: str) -> None:
+    """The plan for a real GPU as `vllm-amdopt explain` prints it, without starting anything."""
+    command = [TOOL, "explain", "--gpu", chip, str(model.path)]
+    shown = f"vllm-amdopt explain --gpu {chip} {model.path.relative_to(ROOT)}"
     clock.say(f"{model.name} ({model.what}): {shown}")
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode != 0:
         raise ServerError(f"`{shown}` failed: {done.stderr.strip()}")
+    print(indent(done.stdout.rstrip()), flush=True)
+    clock.say()
+
+
+def report_executed(clock: Clock, how: How) -> None:
+    """What the virtual GPU executed in this run, as `vllm-amdopt emulate-report` prints it."""
+    clock.say(f"vllm-amdopt emulate-report {how.records.relative_to(ROOT)}")
+    command = [TOOL, "emulate-report", str(how.records)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode != 0:
+        raise ServerError(f"emulate-report failed: {done.stderr.strip()}")
     print(indent(done.stdout.rstrip()), flush=True)
     clock.say()
 
@@ -290,20 +322,22 @@ def show_summary(outcomes: Sequence[Outcome]) -> str:
     return "\n".join(lines)
 
 
-def run(models: Sequence[Model], compiled: bool) -> int:
+def run(models: Sequence[Model], how: How) -> int:
     clock = Clock()
     LOGS.mkdir(parents=True, exist_ok=True)
-    clock.say("the plans for an MI300X, from the models' configurations alone")
+    shutil.rmtree(how.records, ignore_errors=True)
+    chip = CHIPS[how.gfx]
+    clock.say(f"the plans for an {chip}, from the models' configurations alone")
     for model in models:
-        explain(clock, model)
-    arguments = [] if compiled else ["--enforce-eager"]
+        explain(clock, model, chip)
     clock.say(f"now the servers on this machine; their logs: {LOGS.relative_to(ROOT)}/")
     outcomes = []
     for model in models:
-        outcome, stock = compare(clock, model, arguments)
+        outcome, stock = compare(clock, model, how)
         outcomes.append(outcome)
         if model == TENSOR_PARALLEL_MODEL:
-            outcomes.append(compare_tensor_parallel(clock, stock, arguments))
+            outcomes.append(compare_tensor_parallel(clock, stock, how))
+    report_executed(clock, how)
     clock.say("summary: answers that are the same token by token, and answers that are right")
     print(show_summary(outcomes), flush=True)
     passed = all(outcome.passed for outcome in outcomes)
@@ -323,12 +357,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--compile", action="store_true", help="let vLLM compile the models, as it does by default"
     )
+    parser.add_argument(
+        "--gfx", choices=CHIPS, default="gfx942", help="the chip whose machine code is emulated"
+    )
     options = parser.parse_args(arguments)
     signal.signal(signal.SIGTERM, end_on_signal)
     signal.signal(signal.SIGHUP, end_on_signal)
     chosen = [model for model in MODELS if not options.model or model.name in options.model]
     try:
-        return run(chosen, options.compile)
+        return run(chosen, How(() if options.compile else ("--enforce-eager",), options.gfx))
     except ServerError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

@@ -110,7 +110,7 @@ def command_arms() -> list[Arm]:
         Arm("vllm-amdopt --help", (tool, "--help"), {}),
         Arm("vllm-amdopt features", (tool, "features"), {}),
         Arm("vllm-amdopt explain", (tool, "explain", str(MODEL)), {}),
-        Arm("vllm-amdopt explain --gfx", (tool, "explain", "--gfx", "gfx942", str(MODEL)), {}),
+        Arm("vllm-amdopt explain --gpu", (tool, "explain", "--gpu", "MI300X", str(MODEL)), {}),
     ]
 
 

@@ -14,7 +14,6 @@ import pytest
 from tests.policy.situations import config
 from vllm_amdopt import __version__, cli, hardware
 from vllm_amdopt.hardware import Hardware, virtual
-from vllm_amdopt.policy.plan import Plan
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -52,7 +51,9 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 @pytest.mark.parametrize(
-    "arguments", [("--help",), ("-h",), ("explain", "--help"), ("docs", "--help")], ids=" ".join
+    "arguments",
+    [("--help",), ("-h",), *((command, "--help") for command in (*cli.COMMANDS, "docs"))],
+    ids=" ".join,
 )
 def test_help(capsys: pytest.CaptureFixture[str], arguments: tuple[str, ...]) -> None:
     code, out, err = run(capsys, *arguments)
@@ -62,7 +63,16 @@ def test_help(capsys: pytest.CaptureFixture[str], arguments: tuple[str, ...]) ->
 
 def test_help_lists_the_commands(capsys: pytest.CaptureFixture[str]) -> None:
     _, out, _ = run(capsys, "--help")
-    for command in ("features", "explain", "docs", "codegen"):
+    for command in (
+        "features",
+        "explain",
+        "diff",
+        "doctor",
+        "collect-env",
+        "emulate-report",
+        "docs",
+        "codegen",
+    ):
         assert f"    {command}" in out
 
 
@@ -72,126 +82,38 @@ def test_features(capsys: pytest.CaptureFixture[str]) -> None:
     assert "VLLM_AMDOPT_ALL_REDUCE=auto|on|off" in out
 
 
-def test_explain_without_a_gpu(capsys: pytest.CaptureFixture[str], model: Path) -> None:
-    code, out, err = run(capsys, "explain", str(model), "--vllm", "0.32.0")
-    assert (code, err) == (0, "")
-    assert "there is no GPU here: this is the plan for the CPU engine gfx942" in out
-    assert "virtual gfx942" in out
-    assert row(out, "mla")[:3] == ["mla", "off", "default"]
-
-
-def test_explain_says_that_it_is_not_active_by_itself(
-    capsys: pytest.CaptureFixture[str], model: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    assert "only acts if asked to" in run(capsys, "explain", str(model))[1]
-    monkeypatch.setenv("VLLM_AMDOPT", "1")
-    assert "only acts if asked to" not in run(capsys, "explain", str(model))[1]
-
-
-def test_explain_takes_the_file_as_well(capsys: pytest.CaptureFixture[str], model: Path) -> None:
-    directory = run(capsys, "explain", str(model))
-    assert run(capsys, "explain", str(model / "config.json")) == directory
-
-
-def test_explain_another_machine(capsys: pytest.CaptureFixture[str], model: Path) -> None:
-    arguments = ("explain", str(model), "--gfx", "gfx950", "--vllm", "0.31.0", "--host-memory")
-    code, out, _ = run(capsys, *arguments, "1024", "--aiter")
-    assert code == 0
-    assert "note:" not in out
-    assert "AMD gfx950 (MI355X, MI350X), vLLM 0.31.0" in out
-    assert row(out, "aiter")[:3] == ["aiter", "on", "default"]
-    assert "kv_offloading_size=64, attention_backend=ROCM_AITER_FA" in out
-
-
-def test_explain_says_what_it_assumes(capsys: pytest.CaptureFixture[str], model: Path) -> None:
-    _, out, _ = run(capsys, "explain", str(model), "--gfx", "gfx942")
-    assert "note: the host's memory is not known: --host-memory GIB says it" in out
-    assert "note: AITER is taken as not installed: --aiter takes it as installed" in out
-
-
-@pytest.mark.parametrize(
-    ("options", "name", "reason"),
-    [
-        (("--aiter",), "aiter", "VLLM_ROCM_USE_AITER=1"),
-        (("--no-aiter",), "aiter", "AITER is not installed"),
-        (("-tp", "4"), "all_reduce", "cannot map the memory of peer GPUs"),
-        (("--tensor-parallel-size", "16"), "all_reduce", "more than the 8 GPUs"),
-        (("--host-memory", "100"), "kv_offload", "a quarter of the host's 100 GiB"),
-        (("--host-memory", "2000", "--max-model-len", "4096"), "kv_offload", "_size=32,"),
-        (("--kv-cache-dtype", "fp8"), "attention", "the KV cache is fp8"),
-        (("--attention-backend", "TRITON_ATTN"), "attention", "you chose --attention-backend"),
-        (("--dtype", "float64"), "gemm", "the model runs in float64"),
-        (("--block-size", "16"), "mla_block_size", "you gave --block-size 16"),
-    ],
-    ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
-)
-def test_explain_options(
-    capsys: pytest.CaptureFixture[str],
-    model: Path,
-    options: tuple[str, ...],
-    name: str,
-    reason: str,
-) -> None:
-    code, out, err = run(capsys, "explain", str(model), "--gfx", "gfx942", "--json", *options)
-    assert (code, err) == (0, "")
-    decision = Plan.from_dict(json.loads(out)).decision(name)
-    settings = ", ".join(
-        f"{k.removeprefix('env.')}={v:g}"
-        if isinstance(v, float)
-        else f"{k.removeprefix('env.')}={v}"
-        for k, v in decision.settings.items()
-    )
-    assert reason in f"{settings}; {decision.reason}"
-
-
-def test_expert_parallel_and_data_parallel_reach_the_plan(
-    capsys: pytest.CaptureFixture[str], tmp_path: Path
-) -> None:
-    (tmp_path / "config.json").write_text(json.dumps(config("minimax-m2")))
-    base = ("explain", str(tmp_path), "--gfx", "gfx942", "--aiter", "-tp", "8")
-    assert row(run(capsys, *base)[1], "aiter")[1] == "off"
-    assert row(run(capsys, *base, "--enable-expert-parallel")[1], "aiter")[1] == "on"
-    offload = (*base, "--host-memory", "512")
-    assert row(run(capsys, *offload)[1], "kv_offload")[1] == "on"
-    assert row(run(capsys, *offload, "-dp", "8")[1], "kv_offload")[1] == "off"
-
-
-def test_explain_json_is_a_plan(capsys: pytest.CaptureFixture[str], model: Path) -> None:
-    code, out, _ = run(capsys, "explain", str(model), "--json")
-    record: dict[str, Any] = json.loads(out)
-    assert code == 0
-    assert record["notes"]
-    assert Plan.from_dict(record).engine == "gfx942"
-
-
-def test_explain_reads_the_switches(
-    capsys: pytest.CaptureFixture[str], model: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("VLLM_AMDOPT_CPU_ENGINE", "reference")
-    monkeypatch.setenv("VLLM_AMDOPT_GEMM", "off")
-    _, out, _ = run(capsys, "explain", str(model))
-    assert row(out, "attention")[1] == "on"
-    assert row(out, "gemm")[1:3] == ["off", "switch"]
-
-
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
         pytest.param((), "no command given", id="nothing"),
         pytest.param(("explian",), "invalid choice: 'explian'", id="unknown command"),
-        pytest.param(("explain",), "arguments are required: MODEL_DIR", id="no model"),
+        pytest.param(("explain",), "arguments are required: MODEL", id="no model"),
         pytest.param(
             ("explain", "MODEL", "--bogus"), "unrecognized arguments: --bogus", id="option"
         ),
-        pytest.param(("explain", "MODEL", "--gfx", "gfx943"), "(did you mean gfx942?)", id="gfx"),
-        pytest.param(("explain", "MODEL", "--gfx", "gfx11"), "--gfx gfx11: unknown", id="family"),
-        pytest.param(("explain", "MODEL", "--gfx", "x"), "known are gfx90a, gfx942", id="no gfx"),
+        pytest.param(("explain", "MODEL", "--gpu", "MI330X"), "(did you mean MI300X?)", id="GPU"),
+        pytest.param(("explain", "MODEL", "--gpu", "gfx11"), "unknown GPU", id="family"),
+        pytest.param(("explain", "MODEL", "--gpu", "x"), "known are MI300X, MI325X", id="no GPU"),
+        pytest.param(("explain", "MODEL", "--aiter", "new"), "--aiter new: not a ver", id="AITER"),
+        pytest.param(
+            ("explain", "MODEL", "--serve-args", "--block-size"), "needs a value", id="serve args"
+        ),
+        pytest.param(
+            ("explain", "MODEL", "-tp", "8", "--serve-args", "-tp 4"),
+            "--tp 8 contradicts --tensor-parallel-size 4 in --serve-args",
+            id="contradiction",
+        ),
+        pytest.param(("explain", "no-such-model"), "no model named 'no-such-model'", id="name"),
+        pytest.param(("diff", "MODEL"), "arguments are required: --against", id="no other plan"),
+        pytest.param(
+            ("diff", "MODEL", "--against", "stocks"), "expected stock, or one of gpu", id="other"
+        ),
+        pytest.param(("diff", "MODEL", "--against", "tp=x"), "'x' is not a positive", id="tp"),
         pytest.param(("explain", "MODEL", "-tp", "0"), "'0' is not a positive", id="no ranks"),
         pytest.param(("explain", "MODEL", "-tp", "-1"), "'-1' is not a positive", id="fewer ranks"),
         pytest.param(
             ("explain", "MODEL", "-tp", "two"), "'two' is not a positive", id="rank words"
         ),
-        pytest.param(("explain", "MODEL", "--max-model-len", "1e3"), "'1e3' is not", id="length"),
         pytest.param(("explain", "MODEL", "--vllm", "main"), "not a version", id="vLLM version"),
         pytest.param(("explain", "MODEL/none"), "does not exist", id="no such directory"),
         pytest.param(("explain", "EMPTY"), "has no config.json", id="no config.json"),
@@ -276,8 +198,8 @@ def test_docs(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     root = ("--root", str(tmp_path))
     code, _, err = run(capsys, "docs", "--check", *root)
     assert code == 1
-    assert "stale: docs/switches.md, docs/rules.md; `vllm-amdopt docs --write` renews them" in err
-    written = "written: docs/switches.md, docs/rules.md\n"
+    assert "stale: docs/switches.md, docs/rules.md, docs/compatibility.md; `vllm-amdopt docs" in err
+    written = "written: docs/switches.md, docs/rules.md, docs/compatibility.md\n"
     assert run(capsys, "docs", "--write", *root) == (0, written, "")
     assert run(capsys, "docs", "--check", *root) == (0, "all pages are fresh\n", "")
     assert run(capsys, "docs", "--write", *root) == (0, "all pages were fresh\n", "")

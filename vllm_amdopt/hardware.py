@@ -1,21 +1,290 @@
-"""What GPU is here: AMD architecture facts as one table, and detection that never starts a GPU.
+"""AMD GPUs as facts: architectures, products, PCI ids; `Hardware`, the machine as policy sees it.
 
-Not a place for decisions: the policy layer reads these facts, it does not live here. Standard
-library only; `amdsmi` is used where it is installed, and nothing here creates a GPU context.
+Not a place for decisions, and reads no machine: `detection` does. Standard library only.
 """
 
-import importlib
-import os
+import difflib
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal
 
 GIB = 1024**3
+MIB = 1024**2
+KIB = 1024
+GB_PER_SECOND = 10**9
 TB_PER_SECOND = 10**12
 
+Fp8Flavour = Literal["fnuz", "ocp", "none"]
+
 _SPECIFICATIONS = "https://rocm.docs.amd.com/en/latest/reference/gpu-specs.html"
+_MI300 = "https://rocm.docs.amd.com/en/latest/conceptual/gpu-arch/mi300.html"
+_MI250 = "https://rocm.docs.amd.com/en/latest/conceptual/gpu-arch/mi250.html"
+_MI350_HOT_CHIPS = (
+    "AMD at Hot Chips 2025: https://wccftech.com/amd-instinct-mi350-gpuai-hardware-powerhouse-3nm-"
+    "3d-chiplet-cdna-4-185-billion-transistors-1400w-tbp-over-4000b-llm-support/"
+)
+_MI350_PER_CLOCK = (
+    "CUs × FLOP per clock and CU (FP8: 8192, AMD at ISSCC 2026, "
+    "https://www.memesita.com/amd-mi355x-doubled-ai-performance-with-cdna-4-architecture/; "
+    f"bf16: half of it) × peak clock ({_MI350_HOT_CHIPS})"
+)
+_MI325X_SHEET = "AMD's MI325X figures as given by https://awesomeagents.ai/hardware/amd-mi325x"
+_MI300A_SHEET = (
+    "AMD's MI300A data sheet as given by https://vengineer.hatenablog.com/entry/2023/12/11/080000"
+)
+_MI325X_POWER = "https://yobitel.com/knowledge-base/amd-mi325x"
+_MI300_LINK = "https://www.wheelersnetwork.com/2024/01/ (128 GB/s both ways, 16 lanes of 32 Gbit/s)"
+_MI350_LINK = (
+    "https://www.techaiapp.com/tech-ai-app/chips/amd-instinct-mi350x-series-ai-gpu-silicon-detailed/"
+    " (153.6 GB/s both ways)"
+)
+
+
+@dataclass(frozen=True)
+class Product:
+    """One GPU as the driver shows it in its default mode; for MI250 and MI250X that is one die.
+
+    Sizes in bytes, rates in bytes or FLOP a second, peaks dense (no sparsity) and theoretical.
+    `link_bytes_per_second`: one Infinity Fabric link in one direction; `gpus_per_node`: in the
+    usual fully connected node. None: no source was found. `sources` has an entry for each number.
+    """
+
+    name: str
+    gfx: str
+    fp8_flavour: Fp8Flavour
+    compute_units: int | None = None
+    xcds: int | None = None
+    lds_bytes_per_cu: int | None = None
+    l2_bytes: int | None = None
+    infinity_cache_bytes: int | None = None
+    memory_bytes: int | None = None
+    memory_bytes_per_second: int | None = None
+    bf16_flops: int | None = None
+    fp8_flops: int | None = None
+    link_bytes_per_second: int | None = None
+    gpus_per_node: int | None = None
+    board_watts: int | None = None
+    sources: Mapping[str, str] | None = None
+
+    @property
+    def brand(self) -> str:
+        """The name with the brand that AMD sells it under."""
+        return f"AMD Instinct {self.name}" if self.name.startswith("MI") else f"AMD {self.name}"
+
+
+def _flops(compute_units: int, per_clock: int, megahertz: int) -> int:
+    """Peak FLOP a second of all compute units together."""
+    return compute_units * per_clock * megahertz * 10**6
+
+
+def _sources(others: Mapping[str, str]) -> Mapping[str, str]:
+    """The ROCm table for what it holds, and `others` for the rest."""
+    table = (
+        "compute_units",
+        "xcds",
+        "lds_bytes_per_cu",
+        "l2_bytes",
+        "infinity_cache_bytes",
+        "memory_bytes",
+    )
+    return {**dict.fromkeys(table, _SPECIFICATIONS), **others}
+
+
+def _cdna2(name: str, compute_units: int, source: str) -> Product:
+    return Product(
+        name=name,
+        gfx="gfx90a",
+        fp8_flavour="none",
+        compute_units=compute_units,
+        xcds=1,
+        lds_bytes_per_cu=64 * KIB,
+        l2_bytes=8 * MIB,
+        memory_bytes=64 * GIB,
+        memory_bytes_per_second=1600 * GB_PER_SECOND,
+        bf16_flops=_flops(compute_units, 1024, 1700),
+        link_bytes_per_second=50 * GB_PER_SECOND,
+        sources=_sources(
+            {
+                "memory_bytes_per_second": source,
+                "bf16_flops": f"CUs × 1024 × 1.7 GHz, {source}",
+                "link_bytes_per_second": source,
+            }
+        ),
+    )
+
+
+def _cdna3(
+    name: str, xcds: int, memory: int, bandwidth: int, others: Mapping[str, str], **more: int
+) -> Product:
+    """38 active CUs and 4 MiB of L2 in each XCD, 2.1 GHz."""
+    return Product(
+        name=name,
+        gfx="gfx942",
+        fp8_flavour="fnuz",
+        compute_units=38 * xcds,
+        xcds=xcds,
+        lds_bytes_per_cu=64 * KIB,
+        l2_bytes=4 * MIB * xcds,
+        infinity_cache_bytes=256 * MIB,
+        memory_bytes=memory,
+        memory_bytes_per_second=bandwidth,
+        sources=_sources(others),
+        **more,
+    )
+
+
+def _cdna4(name: str, megahertz: int, watts: int) -> Product:
+    return Product(
+        name=name,
+        gfx="gfx950",
+        fp8_flavour="ocp",
+        compute_units=256,
+        xcds=8,
+        lds_bytes_per_cu=160 * KIB,
+        l2_bytes=32 * MIB,
+        infinity_cache_bytes=256 * MIB,
+        memory_bytes=288 * GIB,
+        memory_bytes_per_second=8 * TB_PER_SECOND,
+        bf16_flops=_flops(256, 4096, megahertz),
+        fp8_flops=_flops(256, 8192, megahertz),
+        link_bytes_per_second=76_800_000_000,
+        gpus_per_node=8,
+        board_watts=watts,
+        sources=_sources(
+            {
+                "memory_bytes_per_second": f"{_MI350_HOT_CHIPS}; MI355X data sheet",
+                "bf16_flops": _MI350_PER_CLOCK,
+                "fp8_flops": _MI350_PER_CLOCK,
+                "link_bytes_per_second": _MI350_LINK,
+                "gpus_per_node": _MI350_LINK,
+                "board_watts": _MI350_HOT_CHIPS,
+            }
+        ),
+    )
+
+
+def _radeon(name: str, gfx: str, compute_units: int, memory: int, l2: int, cache: int) -> Product:
+    """128 KiB of LDS for two CUs (a work-group processor)."""
+    return Product(
+        name=name,
+        gfx=gfx,
+        fp8_flavour="ocp" if gfx.startswith("gfx12") else "none",
+        compute_units=compute_units,
+        lds_bytes_per_cu=64 * KIB,
+        l2_bytes=l2 * MIB,
+        infinity_cache_bytes=cache * MIB,
+        memory_bytes=memory * GIB,
+        sources=_sources({}),
+    )
+
+
+PRODUCTS: tuple[Product, ...] = (
+    _cdna3(
+        "MI300X",
+        8,
+        192 * GIB,
+        5300 * GB_PER_SECOND,
+        {
+            "memory_bytes_per_second": _MI300,
+            "bf16_flops": f"304 CUs × 2048 × 2.1 GHz; {_MI300} says 1307.4 TFLOPS",
+            "fp8_flops": f"304 CUs × 4096 × 2.1 GHz; {_MI300} says 2614.9 TFLOPS",
+            "link_bytes_per_second": _MI300_LINK,
+            "gpus_per_node": _MI300,
+            "board_watts": _MI325X_POWER,
+        },
+        bf16_flops=_flops(304, 2048, 2100),
+        fp8_flops=_flops(304, 4096, 2100),
+        link_bytes_per_second=64 * GB_PER_SECOND,
+        gpus_per_node=8,
+        board_watts=750,
+    ),
+    _cdna3(
+        "MI325X",
+        8,
+        256 * GIB,
+        6 * TB_PER_SECOND,
+        {
+            "memory_bytes_per_second": _MI325X_SHEET,
+            "bf16_flops": f"304 CUs × 2048 × 2.1 GHz; {_MI325X_SHEET}: 1307.4 TFLOPS",
+            "fp8_flops": f"304 CUs × 4096 × 2.1 GHz; {_MI325X_SHEET}: 2614.9 TFLOPS",
+            "gpus_per_node": "https://wiaix.com/amd-instincttm-mi325x-accelerators",
+            "board_watts": _MI325X_POWER,
+        },
+        bf16_flops=_flops(304, 2048, 2100),
+        fp8_flops=_flops(304, 4096, 2100),
+        gpus_per_node=8,
+        board_watts=1000,
+    ),
+    _cdna3(
+        "MI300A",
+        6,
+        128 * GIB,
+        5300 * GB_PER_SECOND,
+        {
+            "memory_bytes_per_second": f"{_MI300} (MI300 series, 8 stacks of HBM3)",
+            "bf16_flops": f"228 CUs × 2048 × 2.1 GHz; {_MI300A_SHEET}: 980.6 TFLOPS",
+            "fp8_flops": f"228 CUs × 4096 × 2.1 GHz, as {_MI300} counts for the MI300X",
+            "gpus_per_node": _MI300A_SHEET,
+        },
+        bf16_flops=_flops(228, 2048, 2100),
+        fp8_flops=_flops(228, 4096, 2100),
+        gpus_per_node=4,
+    ),
+    Product(
+        name="MI308X",
+        gfx="gfx942",
+        fp8_flavour="fnuz",
+        compute_units=80,
+        lds_bytes_per_cu=64 * KIB,
+        memory_bytes=192 * GIB,
+        gpus_per_node=8,
+        sources={
+            "compute_units": "cu_num of its rows in ROCm/aiter's aiter/configs/*.csv",
+            "lds_bytes_per_cu": f"{_SPECIFICATIONS} (gfx942)",
+            "memory_bytes": "https://mingxinstorage.xyz/evidence (8 × MI308X, 192 GB each)",
+            "gpus_per_node": "https://mingxinstorage.xyz/evidence (8 × MI308X, 192 GB each)",
+        },
+    ),
+    _cdna4("MI355X", 2400, 1400),
+    _cdna4("MI350X", 2200, 1000),
+    _cdna2("MI250X", 110, f"{_MI250}, per die, and the MI250X data sheet"),
+    _cdna2("MI250", 104, f"{_MI250}, per die"),
+    _cdna2("MI210", 104, f"{_MI250}: the MI210 is one such die"),
+    _radeon("Radeon RX 7900 XTX", "gfx1100", 96, 24, 6, 96),
+    _radeon("Radeon PRO W7900", "gfx1100", 96, 48, 6, 96),
+    _radeon("Radeon RX 9070 XT", "gfx1201", 64, 16, 8, 64),
+    _radeon("Radeon AI PRO R9700", "gfx1201", 64, 32, 8, 64),
+)
+"""Every product that somebody may ask for; the first of each gfx stands for that gfx."""
+
+PCI_VENDOR_AMD = 0x1002
+
+PRODUCT_OF_PCI_DEVICE: Mapping[int, str] = {
+    0x740F: "MI210",
+    0x7408: "MI250X",
+    0x74A0: "MI300A",
+    0x74A1: "MI300X",
+    0x74A2: "MI308X",
+    0x74A5: "MI325X",
+    0x74A8: "MI308X",  # HF
+    0x74A9: "MI300X",  # HF
+    0x74B5: "MI300X",  # virtual function
+    0x74B6: "MI308X",
+    0x74B9: "MI325X",  # virtual function
+    0x74BC: "MI308X",  # HF, virtual function
+    0x74BD: "MI300X",  # HF
+    0x75A0: "MI350X",
+    0x75A3: "MI355X",
+    0x75B0: "MI350X",  # virtual function
+    0x75B3: "MI355X",  # virtual function
+    0x744C: "Radeon RX 7900 XTX",
+    0x7550: "Radeon RX 9070 XT",
+    0x7551: "Radeon AI PRO R9700",
+}
+"""PCI device id -> product. Sources: libdrm's data/amdgpu.ids; 74B9 and 74BC from ROCm's
+k8s-device-plugin, 74B9 and the Radeons also from vLLM 0.32's platforms/rocm.py. Ids that several
+products share (740C: MI250 and MI250X) are left out."""
 
 
 @dataclass(frozen=True)
@@ -29,72 +298,50 @@ class Architecture:
     lds_bytes_per_cu: int
     hbm_bytes: int | None
     hbm_bytes_per_second: int | None
-    fp8_flavour: Literal["fnuz", "ocp", "none"]
+    fp8_flavour: Fp8Flavour
     instinct: bool
     source: str
 
 
+def _instinct(gfx: str) -> Architecture:
+    members = [product for product in PRODUCTS if product.gfx == gfx]
+    first = members[0]
+    two_dies = " (one of its two dies)" if first.name == "MI250X" else ""
+    return Architecture(
+        gfx=gfx,
+        products=(first.name + two_dies, *(product.name for product in members[1:])),
+        compute_units=first.compute_units,
+        xcds=first.xcds,
+        lds_bytes_per_cu=first.lds_bytes_per_cu or 64 * KIB,
+        hbm_bytes=first.memory_bytes,
+        hbm_bytes_per_second=first.memory_bytes_per_second,
+        fp8_flavour=first.fp8_flavour,
+        instinct=True,
+        source=_SPECIFICATIONS,
+    )
+
+
+def _rdna(gfx: str, products: str, fp8_flavour: Fp8Flavour) -> Architecture:
+    return Architecture(
+        gfx=gfx,
+        products=(products,),
+        compute_units=None,
+        xcds=None,
+        lds_bytes_per_cu=64 * KIB,
+        hbm_bytes=None,
+        hbm_bytes_per_second=None,
+        fp8_flavour=fp8_flavour,
+        instinct=False,
+        source=_SPECIFICATIONS,
+    )
+
+
 ARCHITECTURES: Mapping[str, Architecture] = {
-    "gfx90a": Architecture(
-        gfx="gfx90a",
-        products=("MI250X (one of its two dies)", "MI250", "MI210"),
-        compute_units=110,
-        xcds=1,
-        lds_bytes_per_cu=64 * 1024,
-        hbm_bytes=64 * GIB,
-        hbm_bytes_per_second=1_600_000_000_000,
-        fp8_flavour="none",
-        instinct=True,
-        source=f"{_SPECIFICATIONS}; bandwidth: half of the MI250X data sheet's 3.2 TB/s",
-    ),
-    "gfx942": Architecture(
-        gfx="gfx942",
-        products=("MI300X", "MI325X", "MI300A", "MI308X"),
-        compute_units=304,
-        xcds=8,
-        lds_bytes_per_cu=64 * 1024,
-        hbm_bytes=192 * GIB,
-        hbm_bytes_per_second=5_300_000_000_000,
-        fp8_flavour="fnuz",
-        instinct=True,
-        source=f"{_SPECIFICATIONS}; bandwidth: MI300X data sheet, 5.3 TB/s",
-    ),
-    "gfx950": Architecture(
-        gfx="gfx950",
-        products=("MI355X", "MI350X"),
-        compute_units=256,
-        xcds=8,
-        lds_bytes_per_cu=160 * 1024,
-        hbm_bytes=288 * GIB,
-        hbm_bytes_per_second=8 * TB_PER_SECOND,
-        fp8_flavour="ocp",
-        instinct=True,
-        source=f"{_SPECIFICATIONS}; bandwidth: MI355X data sheet, 8 TB/s",
-    ),
-    "gfx11": Architecture(
-        gfx="gfx11",
-        products=("Radeon RX 7000, Radeon PRO W7000, Ryzen AI (RDNA3)",),
-        compute_units=None,
-        xcds=None,
-        lds_bytes_per_cu=64 * 1024,
-        hbm_bytes=None,
-        hbm_bytes_per_second=None,
-        fp8_flavour="none",
-        instinct=False,
-        source=_SPECIFICATIONS,
-    ),
-    "gfx12": Architecture(
-        gfx="gfx12",
-        products=("Radeon RX 9000, Radeon AI PRO R9700 (RDNA4)",),
-        compute_units=None,
-        xcds=None,
-        lds_bytes_per_cu=64 * 1024,
-        hbm_bytes=None,
-        hbm_bytes_per_second=None,
-        fp8_flavour="ocp",
-        instinct=False,
-        source=_SPECIFICATIONS,
-    ),
+    "gfx90a": _instinct("gfx90a"),
+    "gfx942": _instinct("gfx942"),
+    "gfx950": _instinct("gfx950"),
+    "gfx11": _rdna("gfx11", "Radeon RX 7000, Radeon PRO W7000, Ryzen AI (RDNA3)", "none"),
+    "gfx12": _rdna("gfx12", "Radeon RX 9000, Radeon AI PRO R9700 (RDNA4)", "ocp"),
 }
 """By gfx name; `gfx11` and `gfx12` stand for their whole families (see `architecture`)."""
 
@@ -113,12 +360,54 @@ def architecture(gfx: str | None) -> Architecture | None:
     return None
 
 
+_SUFFIXES = ("", "oam", "o", "hf", "vf", "hfvf")
+"""What amdsmi and libdrm append to a product's name for its form or a virtual function of it."""
+
+
+def product(name: str | None) -> Product | None:
+    """The product of that name, in any case and with or without the brand; None if there is none.
+
+    "MI300X", "mi325x", "AMD Instinct MI355X", "AMD_Instinct_MI300X_OAM", "rx 7900 xtx"; a gfx
+    name means the first product of that gfx.
+    """
+    wanted = _key(name or "")
+    for candidate in PRODUCTS:
+        own = _key(candidate.name)
+        if wanted == candidate.gfx or wanted in {own + suffix for suffix in _SUFFIXES}:
+            return candidate
+    return None
+
+
+def unknown_product(name: str) -> str:
+    """One sentence for a name that `product` does not know, with the nearest one that it does."""
+    wanted = _key(name)
+
+    def likeness(candidate: str) -> float:
+        return difflib.SequenceMatcher(None, wanted, _key(candidate)).ratio()
+
+    names = [
+        *(candidate.name for candidate in PRODUCTS),
+        *dict.fromkeys(candidate.gfx for candidate in PRODUCTS),
+    ]
+    nearest = max(names, key=likeness)
+    suggestion = f" (did you mean {nearest}?)" if likeness(nearest) >= 0.6 else ""
+    return f"{name}: unknown GPU{suggestion}; known are {', '.join(names)}"
+
+
+def _key(name: str) -> str:
+    """Letters and digits only, without the brand: "AMD Instinct(TM) MI300X" -> "mi300x"."""
+    words = re.sub(r"\((?:tm|r)\)|[™®]", "", name.lower())
+    return re.sub(r"^(?:amd|instinct|radeon)+", "", re.sub(r"[^a-z0-9]", "", words))
+
+
 @dataclass(frozen=True)
 class Hardware:
     """The machine as the policy sees it.
 
     `engine` is the CPU engine in use on a machine without a GPU and None elsewhere; when it is a
-    gfx name, `gfx` is that name too: the machine is then a virtual GPU of that kind.
+    gfx name, `gfx` is that name too: the machine is then a virtual GPU of that kind. `product` is
+    a name of PRODUCTS. `partition` is the compute partition mode ("SPX": whole GPUs, "CPX": one
+    device for each XCD, ...); each partition counts as a device.
     """
 
     kind: Literal["amd", "nvidia", "cpu"]
@@ -127,6 +416,8 @@ class Hardware:
     device_memory_bytes: int | None = None
     host_memory_bytes: int | None = None
     engine: str | None = None
+    product: str | None = None
+    partition: str | None = None
 
     @property
     def virtual(self) -> bool:
@@ -137,9 +428,7 @@ class Hardware:
     def description(self) -> str:
         """A few words for the head of a table."""
         if self.kind == "amd":
-            facts = architecture(self.gfx)
-            products = f" ({', '.join(facts.products)})" if facts else ""
-            return f"AMD {self.gfx or 'GPU of unknown architecture'}{products}"
+            return self._amd_description
         if self.kind == "nvidia":
             return "NVIDIA GPU (a stand-in: nothing here is measured on AMD)"
         if self.engine is None:
@@ -147,6 +436,16 @@ class Hardware:
         if self.gfx is not None:
             return f"virtual {self.gfx} (machine code emulated on the CPU)"
         return f"CPU, kernels run by {_ENGINE_WORDS[self.engine]}"
+
+    @property
+    def _amd_description(self) -> str:
+        partition = f", {self.partition} partitions" if self.partition not in (None, "SPX") else ""
+        exact = product(self.product)
+        if exact is not None:
+            return f"{exact.brand} ({self.gfx}{partition})"
+        facts = architecture(self.gfx)
+        products = f" ({', '.join(facts.products)}{partition})" if facts else ""
+        return f"AMD {self.gfx or 'GPU of unknown architecture'}{products}"
 
 
 _ENGINE_WORDS = {"interpreter": "Triton's interpreter", "reference": "the PyTorch references"}
@@ -165,133 +464,27 @@ def virtual(engine: str, host_memory_bytes: int | None = None) -> Hardware:
     )
 
 
-def detect(
-    sysfs_root: str | Path = "/sys/class/kfd/kfd/topology/nodes",
-    *,
-    engine: str | None = None,
-    nvidia_root: str | Path = "/proc/driver/nvidia/gpus",
-    memory_info: str | Path = "/proc/meminfo",
-    memory_limits: Iterable[str | Path] = (
-        "/sys/fs/cgroup/memory.max",
-        "/sys/fs/cgroup/memory/memory.limit_in_bytes",
-    ),
-    use_amdsmi: bool = True,
-) -> Hardware:
-    """The hardware of this machine; `engine` is the CPU engine to name where there is no GPU.
+def simulated(name: str, device_count: int = 1, host_memory_bytes: int | None = None) -> Hardware:
+    """A machine that is not here, with whole GPUs of that product. ValueError on an unknown one.
 
-    AMD GPUs are read through `amdsmi` where it is installed, else from the kernel's KFD topology
-    files; NVIDIA GPUs from /proc. Neither creates a GPU context. Unreadable or nonsensical files
-    count as "no such GPU": this function raises only on an unknown `engine`.
+    A gfx name means the first product of that gfx, and is then known by its gfx only.
     """
-    host_memory = host_memory_bytes(memory_info, memory_limits)
-    devices = (_amdsmi_devices() if use_amdsmi else []) or _kfd_devices(Path(sysfs_root))
-    if devices:
-        # A host may also hold a small integrated GPU: the one with the most memory is meant.
-        gfx, memory = max(devices, key=lambda device: device[1] or 0)
-        return Hardware(
-            kind="amd",
-            gfx=gfx,
-            device_count=sum(1 for name, _ in devices if name == gfx),
-            device_memory_bytes=memory,
-            host_memory_bytes=host_memory,
-        )
-    nvidia = _directory_names(Path(nvidia_root))
-    if nvidia:
-        return Hardware(kind="nvidia", device_count=len(nvidia), host_memory_bytes=host_memory)
-    if engine is not None:
-        return virtual(engine, host_memory)
-    return Hardware(kind="cpu", host_memory_bytes=host_memory)
+    facts = product(name)
+    if facts is None:
+        raise ValueError(unknown_product(name))
+    by_gfx = _key(name) == facts.gfx
+    return Hardware(
+        kind="amd",
+        gfx=facts.gfx,
+        device_count=device_count,
+        device_memory_bytes=facts.memory_bytes,
+        host_memory_bytes=host_memory_bytes,
+        product=None if by_gfx else facts.name,
+    )
 
 
-def host_memory_bytes(
-    memory_info: str | Path = "/proc/meminfo", memory_limits: Iterable[str | Path] = ()
-) -> int | None:
-    """Memory this process may use, in bytes: the host's, or a container's limit if smaller."""
-    found = re.search(r"^MemTotal:\s*(\d+) kB", _read(Path(memory_info)), re.MULTILINE)
-    amounts = [int(found.group(1)) * 1024] if found else []
-    for path in memory_limits:
-        text = _read(Path(path)).strip()
-        if text.isdigit():  # "max" means no limit
-            amounts.append(int(text))
-    # cgroup v1 says "no limit" with a number near 2^63; alone it tells nothing.
-    amounts = [amount for amount in amounts if 0 < amount < 2**60]
-    return min(amounts, default=None)
+def detect(*, engine: str | None = None) -> Hardware:
+    """The hardware of this machine; see `detection.detect`, which is imported only when called."""
+    from vllm_amdopt import detection
 
-
-def gfx_name(target_version: int) -> str | None:
-    """KFD's `gfx_target_version` as a gfx name: 90402 -> gfx942, 90010 -> gfx90a; None for 0."""
-    major, minor, step = target_version // 10000, target_version // 100 % 100, target_version % 100
-    if major <= 0 or minor > 15 or step > 15:
-        return None
-    return f"gfx{major}{minor:x}{step:x}"
-
-
-def _amdsmi_devices() -> list[tuple[str, int | None]]:
-    """(gfx, memory bytes) of each GPU that amdsmi lists; [] where it is absent or fails."""
-    try:
-        amdsmi = importlib.import_module("amdsmi")
-    except Exception:  # a broken installation raises OSError, KeyError, ...: all mean "absent"
-        return []
-    devices: list[tuple[str, int | None]] = []
-    try:
-        amdsmi.amdsmi_init()
-        try:
-            for handle in amdsmi.amdsmi_get_processor_handles():
-                version = str(amdsmi.amdsmi_get_gpu_asic_info(handle)["target_graphics_version"])
-                try:
-                    kind = amdsmi.AmdSmiMemoryType.VRAM
-                    memory = int(amdsmi.amdsmi_get_gpu_memory_total(handle, kind))
-                except Exception:
-                    memory = None
-                if re.fullmatch(r"gfx[0-9a-f]{3,4}", version):
-                    devices.append((version, memory))
-        finally:
-            amdsmi.amdsmi_shut_down()
-    except Exception:
-        return []
-    return devices
-
-
-def _kfd_devices(root: Path) -> list[tuple[str, int | None]]:
-    """(gfx, memory bytes) of each GPU node under KFD's topology directory."""
-    devices: list[tuple[str, int | None]] = []
-    for name in _directory_names(root):
-        # In a container the files of GPUs that it may not use are empty or unreadable.
-        properties = _properties(root / name / "properties")
-        gfx = gfx_name(properties.get("gfx_target_version", 0))
-        if gfx is None or properties.get("simd_count", 0) <= 0:
-            continue
-        banks = root / name / "mem_banks"
-        memory = 0
-        for bank in _directory_names(banks):
-            facts = _properties(banks / bank / "properties")
-            if facts.get("heap_type") in (1, 2):  # frame buffer, public or private
-                memory += facts.get("size_in_bytes", 0)
-        devices.append((gfx, memory or None))
-    return devices
-
-
-def _properties(path: Path) -> dict[str, int]:
-    """A KFD properties file: one `name number` a line; other lines are left out."""
-    facts: dict[str, int] = {}
-    for line in _read(path).splitlines():
-        words = line.split()
-        if len(words) == 2 and words[1].isdigit():
-            facts[words[0]] = int(words[1])
-    return facts
-
-
-def _directory_names(root: Path) -> list[str]:
-    """Names under `root` in numeric order; [] where it cannot be listed."""
-    try:
-        names = os.listdir(root)
-    except OSError:
-        return []
-    return sorted(names, key=lambda name: (len(name), name))
-
-
-def _read(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return ""
+    return detection.detect(engine=engine)

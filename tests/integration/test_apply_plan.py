@@ -8,8 +8,10 @@ from typing import Any
 
 import pytest
 
+from tests.policy.situations import CURRENT_AITER, instinct, situation
 from vllm_amdopt.integration import active_plan, apply_plan, attention_order, faults, plugin
-from vllm_amdopt.policy.plan import Decision, Plan
+from vllm_amdopt.policy.model_fixtures import fixture_names
+from vllm_amdopt.policy.plan import Decision, Plan, make_plan
 from vllm_amdopt.policy.situation import SettingValue
 
 
@@ -22,7 +24,6 @@ class Cache:
         self.block_size = block_size
         self.user_specified_block_size = given
         self.kv_offloading_size: float | None = None
-        self.cache_dtype = "fp8"
 
 
 def configuration(cache: Cache | None = None) -> Any:
@@ -31,7 +32,6 @@ def configuration(cache: Cache | None = None) -> Any:
         additional_config={},
         model_config=ns(multimodal_config=ns(mm_encoder_tp_mode="weights")),
         cache_config=cache or Cache(),
-        attention_config=ns(backend=None),
         kernel_config=ns(moe_backend="auto"),
         compilation_config=ns(pass_config=ns(fuse_allreduce_rms=None)),
     )
@@ -68,22 +68,18 @@ def test_every_setting_reaches_its_place(own_environment: dict[str, str]) -> Non
         plan(
             {
                 "kv_offloading_size": 32.0,
-                "kv_cache_dtype": "auto",
                 "moe_backend": "aiter",
                 "fuse_allreduce_rms": False,
                 "mm_encoder_tp_mode": "data",
-                "attention_backend": "TRITON_ATTN",
                 "env.VLLM_ROCM_USE_AITER": "1",
                 "env.HIP_FORCE_DEV_KERNARG": "1",
             }
         )
     )
     assert config.cache_config.kv_offloading_size == 32.0
-    assert config.cache_config.cache_dtype == "auto"
     assert config.kernel_config.moe_backend == "aiter"
     assert config.compilation_config.pass_config.fuse_allreduce_rms is False
     assert config.model_config.multimodal_config.mm_encoder_tp_mode == "data"
-    assert config.attention_config.backend.name == "TRITON_ATTN"
     assert own_environment["VLLM_ROCM_USE_AITER"] == "1"
     assert own_environment["HIP_FORCE_DEV_KERNARG"] == "1"
 
@@ -158,3 +154,13 @@ def test_order_of_the_plan_comes_first_and_drops_nobody() -> None:
 )
 def test_options_given(arguments: list[str], given: set[str]) -> None:
     assert plugin.options_given(arguments) == given
+
+
+@pytest.mark.parametrize("name", fixture_names())
+def test_every_setting_of_a_plan_has_its_place(name: str) -> None:
+    for gfx in ("gfx942", "gfx950"):
+        for ranks in (1, 8):
+            for aiter in (None, CURRENT_AITER):
+                asked = situation(name, instinct(gfx), aiter=aiter, tensor_parallel_size=ranks)
+                named = {key for key in make_plan(asked).settings if not key.startswith("env.")}
+                assert named <= apply_plan.SETTINGS

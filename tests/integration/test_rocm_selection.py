@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 ROOT = Path(__file__).parents[2]
-CONFIGS = ROOT / "tests" / "policy" / "configs"
+CONFIGS = ROOT / "vllm_amdopt" / "policy" / "model_configs"
 GQA_LAYER: dict[str, Any] = {"head_size": 128}
 MLA_LAYER: dict[str, Any] = {"head_size": 576, "use_mla": True}
 LAYERS = {"gqa": GQA_LAYER, "mla": MLA_LAYER}
@@ -102,15 +102,25 @@ def test_aiter_stays_off_where_it_is_not_installed() -> None:
     assert "AITER is not installed" in decision(answer, "aiter")["reason"]
 
 
-def test_kv_offload_for_gqa_pins_the_attention_backend() -> None:
-    """Whether it is on depends on this machine's memory; then size and backend come together."""
+def test_order_of_attention_backends_reaches_vllms_selection() -> None:
     answer = ask("gfx942", True, "llama-3.1-8b", ())
-    if decision(answer, "kv_offload")["on"]:
+    assert decision(answer, "attention_order")["on"]
+    assert answer["selected"]["gqa"].endswith("AiterFlashAttentionBackend")
+    assert answer["attention_backend"] is None
+    stock = ask("gfx942", True, "llama-3.1-8b", (("VLLM_AMDOPT_ATTENTION_ORDER", "off"),))
+    assert stock["selected"]["gqa"].endswith("RocmAttentionBackend")
+
+
+def test_kv_offload_for_gqa_orders_and_forces_no_attention_backend() -> None:
+    """Whether it is on depends on this machine's memory; then size and order come together."""
+    answer = ask("gfx942", False, "llama-3.1-8b", ())
+    assert answer["attention_backend"] is None
+    offload = decision(answer, "kv_offload")
+    if offload["on"]:
         assert answer["kv_offloading_size"] > 0
-        assert answer["attention_backend"] is not None
+        assert offload["settings"]["attention_order"] == "TRITON_ATTN"
     else:
         assert answer["kv_offloading_size"] is None
-        assert answer["attention_backend"] is None
 
 
 def test_kv_offload_is_never_on_for_mla() -> None:

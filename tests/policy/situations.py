@@ -1,4 +1,4 @@
-"""Situations to decide on: published models (configs/ names their sources), made-up machines."""
+"""Situations to decide on: published models (the shipped configs), made-up machines."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from vllm_amdopt.hardware import GIB, Hardware, virtual
 from vllm_amdopt.policy.model_facts import ModelFacts, model_facts
 from vllm_amdopt.policy.plan import Plan, Situation, Software, UserChoices, make_plan
 
-CONFIGS = Path(__file__).resolve().parent / "configs"
+CONFIGS = Path(__file__).resolve().parents[2] / "vllm_amdopt" / "policy" / "model_configs"
 CURRENT_AITER = "0.1.21.post2"
 
 

@@ -92,7 +92,6 @@ def test_repair_takes_a_value_over_from_a_default(monkeypatch: pytest.MonkeyPatc
         ({"block_size": "default"}, {"block_size": 1}),
         ({"env.VLLM_ROCM_X": "0"}, {"environment": {"VLLM_ROCM_X": "1"}}),
         ({"fuse_allreduce_rms": False}, {"fuse_allreduce_rms": True}),
-        ({"kv_cache_dtype": "auto"}, {"kv_cache_dtype": "fp8"}),
     ],
 )
 def test_repair_of_a_users_value_warns(

@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 
-from tests.policy.situations import CONFIGS, config, facts
+from tests.policy.situations import config, facts
 from vllm_amdopt.policy.model_facts import (
     ModelConfigError,
     ModelFacts,
     model_facts,
-    read_model_facts,
+    read_config,
 )
 
 # Read off the published files by eye: attention, heads, KV heads, head size, experts, top-k, expert
@@ -51,10 +51,6 @@ def shape(model: ModelFacts) -> tuple[Any, ...]:
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_published_model(name: str) -> None:
     assert shape(facts(name)) == PUBLISHED[name]
-
-
-def test_every_stored_config_is_tested() -> None:
-    assert {path.stem for path in CONFIGS.glob("*.json")} == set(PUBLISHED)
 
 
 def test_what_sets_single_models_apart() -> None:
@@ -320,14 +316,13 @@ def test_missing_field_names_what_is_missing() -> None:
         pytest.param("[]", "holds a JSON list, expected an object", id="a list"),
         pytest.param("null", "holds a JSON null, expected an object", id="null"),
         pytest.param("3", "holds a JSON number, expected an object", id="a number"),
-        pytest.param("{}", "number of attention heads is not given", id="an empty object"),
         pytest.param("[" * 100_000, "is not valid JSON", id="nested without end"),
     ],
 )
 def test_broken_file(tmp_path: Path, text: str, sentence: str) -> None:
     (tmp_path / "config.json").write_text(text, encoding="utf-8")
     with pytest.raises(ModelConfigError) as caught:
-        read_model_facts(tmp_path)
+        read_config(tmp_path)
     assert sentence in str(caught.value)
     assert str(tmp_path / "config.json") in str(caught.value)
 
@@ -335,28 +330,28 @@ def test_broken_file(tmp_path: Path, text: str, sentence: str) -> None:
 def test_file_that_is_not_text(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(ModelConfigError, match="not a text file in UTF-8"):
-        read_model_facts(tmp_path)
+        read_config(tmp_path)
 
 
 def test_directory_without_config(tmp_path: Path) -> None:
     with pytest.raises(ModelConfigError, match=r"has no config\.json: give the directory"):
-        read_model_facts(tmp_path)
+        read_config(tmp_path)
 
 
 def test_directory_that_does_not_exist(tmp_path: Path) -> None:
     with pytest.raises(ModelConfigError, match="does not exist: give a model directory"):
-        read_model_facts(tmp_path / "nowhere")
+        read_config(tmp_path / "nowhere")
 
 
 def test_impossible_path() -> None:
     with pytest.raises(ModelConfigError):
-        read_model_facts(Path("a\0b"))
+        read_config(Path("a\0b"))
 
 
 def test_directory_or_file_gives_the_same(tmp_path: Path) -> None:
     path = tmp_path / "config.json"
     path.write_text(json.dumps(config("glm-4.5")), encoding="utf-8")
-    assert read_model_facts(tmp_path) == read_model_facts(path) == facts("glm-4.5")
+    assert read_config(tmp_path) == read_config(path) == config("glm-4.5")
 
 
 ODD_VALUES: tuple[Any, ...] = (

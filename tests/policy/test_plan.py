@@ -352,9 +352,9 @@ def test_decisions_are_consistent(hardware: Any, model: str | None, mode: str) -
         assert not decision.reason.endswith("."), "the table joins reasons with other text"
         assert decision.on or not decision.settings, "what is off sets nothing"
         assert not (decision.kind == "default" and decision.on) or decision.settings
-        assert (decision.numerics is None) == (decision.kind == "default")
+        assert (decision.numerics is None) == (decision.kind != "feature")
         assert decision.origin == ("default" if mode == "auto" else "switch")
-    off = [decision.name for decision in made.decisions if not decision.on]
+    off = [d.name for d in made.decisions if not d.on and d.kind != "guard"]
     assert len(made.warnings) == (0 if mode == "auto" else len(off))
     assert Plan.from_dict(json.loads(json.dumps(made.to_dict()))) == made
 
@@ -465,3 +465,27 @@ def test_measured_win_switches_a_feature_on() -> None:
 
 def test_facts_from_elsewhere_do_as_well() -> None:
     assert plan(facts("glm-4.5")).is_on("attention")
+
+
+@pytest.mark.parametrize(
+    ("name", "model", "reason"),
+    [
+        ("minimax_block_size", "kimi-k2.5", "the model is kimi_k2, not minimax_m3"),
+        ("mla_block_size", "kimi-k2.5", "without AITER vLLM selects TRITON_MLA"),
+        ("aiter_rdna4", "kimi-k2.5", "gfx942 is not one of gfx1200 or gfx1201"),
+    ],
+)
+def test_a_choice_is_no_reason_where_nothing_would_be_set_without_it(
+    name: str, model: str, reason: str
+) -> None:
+    made = plan(
+        model,
+        instinct(),
+        aiter=CURRENT_AITER,
+        block_size=1,
+        environment={"VLLM_ROCM_USE_AITER": "0"},
+    )
+    decision = made.decision(name)
+    assert (decision.on, decision.origin) == (False, "default")
+    assert reason in decision.reason
+    assert made.decision("aiter").origin == "user"

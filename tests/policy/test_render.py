@@ -11,7 +11,7 @@ from tests.policy.situations import CURRENT_AITER, VIRTUAL, instinct, plan
 from vllm_amdopt import __version__
 from vllm_amdopt.policy.render import (
     PAGES,
-    WIDTH,
+    concerns_the_user,
     render_features,
     render_plan_table,
     rules_page,
@@ -19,7 +19,8 @@ from vllm_amdopt.policy.render import (
     switches_page,
 )
 from vllm_amdopt.policy.serving_rules import ENTRIES
-from vllm_amdopt.policy.switches import NAMES, SWITCHES
+from vllm_amdopt.policy.switches import SWITCHES
+from vllm_amdopt.policy.text_tables import WIDTH
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -52,11 +53,22 @@ def test_plan_table_fits_and_tells_all(options: dict[str, Any], width: int) -> N
     assert not [line for line in lines if line != line.rstrip()]
     assert __version__ in lines[0]
     assert made.digest in lines[0]
-    rows = [line.split()[:3] for line in lines if line.split()[:1] and line.split()[0] in NAMES]
-    assert rows == [[d.name, "on" if d.on else "off", d.origin] for d in made.decisions]
+    states = [line.split()[:3] for line in lines if line.split()[1:2] in (["on"], ["off"])]
+    shown = [d for d in made.decisions if concerns_the_user(d)]
+    assert {d.name for d in made.decisions if d.kind == "feature" or d.on} <= {
+        d.name for d in shown
+    }
+    assert states == [[d.name, "on" if d.on else "off", d.origin] for d in shown]
     text = " ".join(table.split())
-    for warning in made.warnings:
-        assert f"warning: {warning}" in text
+    for decision in made.decisions:
+        assert decision.name in text
+    for label, sentences in (
+        ("warning", made.warnings),
+        ("note", made.notes),
+        ("refused", made.refusals),
+    ):
+        for sentence in sentences:
+            assert f"{label}: {sentence}" in text
     assert "warning" not in render_plan_table(made, width, warnings=False)
 
 
@@ -73,8 +85,9 @@ def test_plan_table_reads_like_this() -> None:
     end = next(i for i, line in enumerate(lines) if line.startswith("kv_offload"))
     assert " ".join(" ".join(lines[start:end]).split()) == (
         "mla_block_size on default block_size=1; MLA decode kernels read the cache token by token; "
-        "vLLM >=0.30's AITER backend flattens pages itself, so there block size 1 saves the "
-        "expansion and is not required (reported in arXiv 2603.10031 (MI325X, vLLM 0.14.1); "
+        "since vLLM 0.30 the AITER backend takes any size and expands the page table itself, so "
+        "there block size 1 saves that step and is not required (reported in arXiv 2603.10031 "
+        "(MI325X, vLLM 0.14.1); "
         "near-identical speed since)"
     )
 

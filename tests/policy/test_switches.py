@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tests.policy.situations import NOTHING, VIRTUAL, instinct
+from vllm_amdopt.policy.rule import Rule
 from vllm_amdopt.policy.serving_rules import ENTRIES
 from vllm_amdopt.policy.switches import (
     NAMES,
@@ -14,7 +15,8 @@ from vllm_amdopt.policy.switches import (
     switch_from_plugin_argument,
 )
 
-KNOWN = "attention, mla, gemm, all_reduce, aiter, mla_block_size, kv_offload"
+KNOWN = ", ".join(entry.name for entry in ENTRIES)
+GUARDS = [entry.name for entry in ENTRIES if isinstance(entry, Rule) and entry.level == "guard"]
 
 
 def test_every_feature_and_rule_has_a_switch() -> None:
@@ -23,6 +25,7 @@ def test_every_feature_and_rule_has_a_switch() -> None:
         "VLLM_AMDOPT",
         "VLLM_AMDOPT_STRICT",
         "VLLM_AMDOPT_CPU_ENGINE",
+        "VLLM_AMDOPT_EMULATE_REPORT",
         "VLLM_AMDOPT_INJECT_FAULT",
         *(entry.switch for entry in ENTRIES),
     ]
@@ -74,7 +77,7 @@ def test_list_is_on_and_all_others_off() -> None:
     assert activation.active is True
     assert activation.listed == ("attention", "mla")
     assert [name for name, mode in activation.modes.items() if mode == "on"] == ["attention", "mla"]
-    assert [name for name, mode in activation.modes.items() if mode == "auto"] == []
+    assert [name for name, mode in activation.modes.items() if mode == "auto"] == GUARDS
 
 
 def test_hyphens_are_taken_for_underscores() -> None:
@@ -175,10 +178,15 @@ def test_bad_value_is_one_sentence(environment: dict[str, str], sentence: str) -
     assert str(caught.value) == sentence
 
 
-FREE_TEXT = "VLLM_AMDOPT_INJECT_FAULT"  # the hooks are the integration's to know
+FREE_TEXT = (
+    "VLLM_AMDOPT_INJECT_FAULT",  # the hooks are the integration's to know
+    "VLLM_AMDOPT_EMULATE_REPORT",  # any path
+)
 
 
-@pytest.mark.parametrize("name", [switch.name for switch in SWITCHES if switch.name != FREE_TEXT])
+@pytest.mark.parametrize(
+    "name", [switch.name for switch in SWITCHES if switch.name not in FREE_TEXT]
+)
 def test_every_switch_refuses_what_it_does_not_know(name: str) -> None:
     with pytest.raises(SwitchError, match=rf"^{name}=#!: "):
         read_switches({name: "#!"})

@@ -323,6 +323,11 @@ def _counts(
         "bytes": dict(machine.bytes),
         "blocks": machine.steps,
     }
+    if machine.options["stats"] == "lines":
+        # all of them, and where the kernel begins: for records of whole runs
+        instructions = machine.program.instructions
+        counts["lines"] = machine.lines(len(instructions))
+        counts["source"] = next((ins.location for ins in instructions if ins.location), "")
     if machine.options["stats"] == "full":
         counts["lines"] = machine.lines()
         counts["segments64B"] = dict(machine.sectors)

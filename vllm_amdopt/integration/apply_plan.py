@@ -102,19 +102,8 @@ def _block_size(vllm_config: VllmConfig, value: SettingValue) -> None:
         cache.user_specified_block_size = False
 
 
-def _attention_backend(vllm_config: VllmConfig, value: SettingValue) -> None:
-    from vllm.v1.attention.backends.registry import AttentionBackendEnum
-
-    backend = None if value == DEFAULT else AttentionBackendEnum[str(value)]
-    vllm_config.attention_config.backend = backend
-
-
 def _kv_offloading_size(vllm_config: VllmConfig, value: SettingValue) -> None:
     vllm_config.cache_config.kv_offloading_size = float(value)
-
-
-def _kv_cache_dtype(vllm_config: VllmConfig, value: SettingValue) -> None:
-    vllm_config.cache_config.cache_dtype = "auto" if value == DEFAULT else str(value)
 
 
 def _moe_backend(vllm_config: VllmConfig, value: SettingValue) -> None:
@@ -133,9 +122,7 @@ def _mm_encoder_tp_mode(vllm_config: VllmConfig, value: SettingValue) -> None:
 
 _WRITERS: Mapping[str, Callable[[VllmConfig, SettingValue], None]] = {
     "block_size": _block_size,
-    "attention_backend": _attention_backend,
     "kv_offloading_size": _kv_offloading_size,
-    "kv_cache_dtype": _kv_cache_dtype,
     "moe_backend": _moe_backend,
     "fuse_allreduce_rms": _fuse_allreduce_rms,
     "mm_encoder_tp_mode": _mm_encoder_tp_mode,

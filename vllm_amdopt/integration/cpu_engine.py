@@ -45,6 +45,11 @@ def _device() -> AbstractContextManager[Any]:
     if engine == "interpreter":
         _check_interpreter()
         return nullcontext()
+    record = environment().get("VLLM_AMDOPT_EMULATE_REPORT", "").strip()
+    if record:
+        from vllm_amdopt.emulator.recording import RecordingDevice
+
+        return RecordingDevice(engine, target=record)
     from vllm_amdopt.emulator.launch import Device
 
     device: AbstractContextManager[Any] = Device(engine)

@@ -347,7 +347,7 @@ class BlockSizeNotChosen:
 
     def refusal(self, situation: Situation) -> str | None:
         size = situation.choices.block_size
-        return None if size is None else f"you gave --block-size {size}, which stays"
+        return None if size is None else f"you gave --block-size {size}"
 
     def describe(self) -> str:
         return "no --block-size given"

@@ -36,8 +36,8 @@ class AttentionKindIn:
             return ModelKnown().refusal(situation)
         if model.attention in self.kinds:
             return None
-        wanted = either(tuple(ATTENTION_WORDS[kind] for kind in self.kinds))
-        sentence = f"the model has {ATTENTION_WORDS[model.attention]}, not {wanted}"
+        wanted = either(tuple(map(_in_short, self.kinds)))
+        sentence = f"the model has {_in_short(model.attention)}, not {wanted}"
         return f"{sentence}: {self.why}" if self.why else sentence
 
     def describe(self) -> str:
@@ -196,6 +196,11 @@ class LatentIn:
 
     def _tested(self) -> str:
         return f"{either(_texts(self.ranks))} + {either(_texts(self.rope_sizes))}"
+
+
+def _in_short(kind: str) -> str:
+    """The word for an attention kind without what it stands for in brackets."""
+    return ATTENTION_WORDS[kind].partition(" (")[0]
 
 
 def _texts(numbers: tuple[int, ...]) -> tuple[str, ...]:

@@ -5,16 +5,34 @@ Not a validator of models: it reads what decisions need and says in words what i
 
 import json
 import re
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
+from vllm_amdopt.policy.config_reading import (
+    ModelConfigError,
+    json_word,
+    lenient_whole,
+    mapping,
+    number,
+    optional_whole,
+    required_whole,
+    string,
+)
+from vllm_amdopt.policy.layer_kinds import (
+    attention_layers,
+    first_dense_layers,
+    is_hybrid,
+    moe_layers,
+    sliding_layers,
+)
+from vllm_amdopt.policy.parameters import ParameterParts, count_parameters
+from vllm_amdopt.policy.quantization_facts import read_quantization
+
+__all__ = ["ATTENTION_WORDS", "ModelConfigError", "ModelFacts", "model_facts", "read_config"]
+
 AttentionKind = Literal["mha", "gqa", "mqa", "mla", "sparse_mla", "hybrid", "none"]
-
-
-class ModelConfigError(ValueError):
-    """A model configuration that cannot be read; the message is one sentence for the user."""
 
 
 @dataclass(frozen=True)
@@ -53,6 +71,36 @@ class ModelFacts:
     """Chunked local attention (Llama-4), in tokens."""
     fp8_weights: bool = False
     weight_block_size: tuple[int, int] | None = None
+    hidden_size: int | None = None
+    intermediate_size: int | None = None
+    """Width of the dense MLP."""
+    vocab_size: int | None = None
+    v_head_dim: int | None = None
+    """Where values have another width than keys; for MLA, the width before the latent."""
+    q_lora_rank: int | None = None
+    qk_nope_head_dim: int | None = None
+    index_head_dim: int | None = None
+    """Width of the sparse MLA indexer's key, of which one is cached a token and layer."""
+    num_shared_experts: int = 0
+    first_dense_layers: int = 0
+    """Layers at the start with a dense MLP, in a model with experts."""
+    has_vision: bool = False
+    kv_scales: bool | None = None
+    """The checkpoint has FP8 scales for the KV cache; None where config.json cannot say."""
+    weight_format: str = "unknown"
+    """One of quantization_facts.WEIGHT_FORMATS, that of most of the quantized weights."""
+    weight_group_size: int | None = None
+    """Values that share one scale, where the format leaves it open (INT4)."""
+    unquantized_parts: tuple[str, ...] = ()
+    """Of quantization_facts.PARTS, those that a quantized checkpoint leaves in 16 bits."""
+    attention_layers: int | None = None
+    """Layers that keep keys and values for every token; None where a hybrid does not say."""
+    sliding_layers: int | None = None
+    """Of those, the layers that reach back `sliding_window` tokens; None where it is not said."""
+    parameters: int | None = None
+    active_parameters: int | None = None
+    """Parameters that one token uses: see parameters.ParameterParts.active."""
+    parameter_parts: ParameterParts | None = None
 
     @property
     def summary(self) -> str:
@@ -96,11 +144,15 @@ _STATE_SPACE_ONLY = ("mamba", "mamba2", "falcon_mamba")
 _LATENT_RUN_AS_MHA = ("minicpm3", "plm")
 # ModelArchConfigConvertor.is_mm_prefix_lm, vLLM 0.32.
 _BIDIRECTIONAL_IMAGES = ("bagel", "gemma3", "molmo2", "moondream3", "paligemma")
+# Read images though an abridged config.json may lack their vision_config.
+_VISION_TYPES = ("llama4", "gemma3", "kimi_k25", "qwen3_vl", "qwen3_vl_moe", "mllama")
+# transformers Gemma3TextConfig's default; Google's config.json leaves the field out.
+_CLASS_VOCABULARIES = {"gemma3_text": 262208}
 _ENCODERS = re.compile(r"(Bert|Roberta|Electra|MPNet|GteModel|GteNewModel|CLIPModel|SiglipModel)")
 
 
-def read_model_facts(directory: Path | str) -> ModelFacts:
-    """Facts of the model in `directory`, or of that config.json; ModelConfigError in words."""
+def read_config(directory: Path | str) -> dict[str, object]:
+    """The config.json in `directory`, or that file, as it stands; ModelConfigError in words."""
     path = Path(directory)
     try:
         if path.is_dir():
@@ -128,12 +180,9 @@ def read_model_facts(directory: Path | str) -> ModelFacts:
         raise ModelConfigError(f"{path} is not valid JSON: {error}") from error
     if not isinstance(config, dict):
         raise ModelConfigError(
-            f"{path} holds a JSON {_json_word(config)}, expected an object with the model's fields"
+            f"{path} holds a JSON {json_word(config)}, expected an object with the model's fields"
         )
-    try:
-        return model_facts(config)
-    except ModelConfigError as error:
-        raise ModelConfigError(f"{path}: {error}") from error
+    return config
 
 
 def model_facts(config: Mapping[str, object]) -> ModelFacts:
@@ -143,31 +192,35 @@ def model_facts(config: Mapping[str, object]) -> ModelFacts:
     """
     if not isinstance(config, Mapping):
         raise ModelConfigError(
-            f"the model configuration is a JSON {_json_word(config)}, expected an object"
+            f"the model configuration is a JSON {json_word(config)}, expected an object"
         )
     text = _text_config(config)
-    model_type = _string(text, "model_type") or _string(config, "model_type") or "unknown"
-    outer_type = _string(config, "model_type") or model_type
+    model_type = string(text, "model_type") or string(config, "model_type") or "unknown"
+    outer_type = string(config, "model_type") or model_type
     architecture = _architecture(config) or _architecture(text) or "unknown architecture"
     # HF nests MPT's and DBRX's attention fields one level deeper.
-    attention_config = _mapping(text, "attn_config")
+    attention_config = mapping(text, "attn_config")
 
     if model_type in _STATE_SPACE_ONLY or model_type.startswith("rwkv"):
         return ModelFacts(
             architecture=architecture,
             model_type=model_type,
             attention="none",
-            num_layers=_whole(text, _LAYERS, required="number of layers"),
+            num_layers=required_whole(text, _LAYERS, what="number of layers"),
             num_heads=0,
             num_kv_heads=0,
             head_size=0,
             dtype=_dtype(config, text),
+            hidden_size=lenient_whole(text, _WIDTH),
+            vocab_size=_vocab_size(config, text, model_type),
+            attention_layers=0,
+            sliding_layers=0,
         )
 
-    num_heads = _whole(text, _HEADS, required="number of attention heads")
-    num_layers = _whole(text, _LAYERS, required="number of layers")
-    kv_lora_rank = _optional(text, ("kv_lora_rank",))
-    rope_head_dim = _optional(text, ("qk_rope_head_dim",))
+    num_heads = required_whole(text, _HEADS, what="number of attention heads")
+    num_layers = required_whole(text, _LAYERS, what="number of layers")
+    kv_lora_rank = optional_whole(text, ("kv_lora_rank",))
+    rope_head_dim = optional_whole(text, ("qk_rope_head_dim",))
     num_kv_heads = _kv_heads(text, attention_config, num_heads)
     attention = _attention_kind(text, model_type, num_heads, num_kv_heads, kv_lora_rank)
     if attention == "mla" and rope_head_dim is None:
@@ -183,11 +236,17 @@ def model_facts(config: Mapping[str, object]) -> ModelFacts:
             f"{num_heads} attention heads are not divisible by {num_kv_heads} KV heads"
         )
 
-    experts = _optional(text, _EXPERTS) or _optional(_mapping(text, "ffn_config"), _EXPERTS) or 0
-    moe_size = _optional(text, ("moe_intermediate_size", "intermediate_size")) if experts else None
-    quantization, fp8_weights, weight_block_size = _quantization(config, text)
+    experts = (
+        optional_whole(text, _EXPERTS) or optional_whole(mapping(text, "ffn_config"), _EXPERTS) or 0
+    )
+    moe_size = (
+        optional_whole(text, ("moe_intermediate_size", "intermediate_size")) if experts else None
+    )
+    dtype = _dtype(config, text)
+    quantization = read_quantization(config, text, dtype, num_layers)
     bidirectional = text.get("use_bidirectional_attention") is True
-    return ModelFacts(
+    sliding_window = _sliding_window(text)
+    facts = ModelFacts(
         architecture=architecture,
         model_type=model_type,
         attention=attention,
@@ -197,25 +256,52 @@ def model_facts(config: Mapping[str, object]) -> ModelFacts:
         head_size=head_size,
         kv_lora_rank=kv_lora_rank,
         qk_rope_head_dim=rope_head_dim,
-        sliding_window=_sliding_window(text),
-        logits_soft_cap=_number(text, "attn_logit_softcapping"),
+        sliding_window=sliding_window,
+        logits_soft_cap=number(text, "attn_logit_softcapping"),
         has_sinks=_has_sinks(text, model_type),
         has_alibi=_has_alibi(text, attention_config, model_type),
         num_experts=experts,
-        experts_per_token=(_optional(text, _TOP_K) or 0) if experts else 0,
+        experts_per_token=(optional_whole(text, _TOP_K) or 0) if experts else 0,
         moe_intermediate_size=moe_size,
-        quantization=quantization,
-        dtype=_dtype(config, text),
-        max_context=_optional(text, _CONTEXT) or _optional(config, _CONTEXT),
+        quantization=quantization.method,
+        dtype=dtype,
+        max_context=optional_whole(text, _CONTEXT) or optional_whole(config, _CONTEXT),
         encoder_only=bool(_ENCODERS.search(architecture))
         or bidirectional
         or text.get("is_causal") is False,
         encoder_decoder=config.get("is_encoder_decoder") is True,
         bidirectional_images=config.get("is_mm_prefix_lm") is True
         or outer_type in _BIDIRECTIONAL_IMAGES,
-        attention_chunk_size=_optional(text, ("attention_chunk_size",)),
-        fp8_weights=fp8_weights,
-        weight_block_size=weight_block_size,
+        attention_chunk_size=optional_whole(text, ("attention_chunk_size",)),
+        fp8_weights=quantization.fp8_weights,
+        weight_block_size=quantization.block_size,
+        hidden_size=lenient_whole(text, _WIDTH),
+        intermediate_size=_dense_width(text, model_type),
+        vocab_size=_vocab_size(config, text, model_type),
+        v_head_dim=lenient_whole(text, ("v_head_dim",)),
+        q_lora_rank=lenient_whole(text, ("q_lora_rank",)),
+        qk_nope_head_dim=lenient_whole(text, ("qk_nope_head_dim",)),
+        index_head_dim=lenient_whole(text, ("index_head_dim",)),
+        num_shared_experts=_shared_experts(text, model_type) if experts else 0,
+        first_dense_layers=first_dense_layers(text, num_layers) if experts else 0,
+        has_vision=_has_vision(config, outer_type),
+        kv_scales=quantization.kv_scales,
+        weight_format=quantization.weight_format,
+        weight_group_size=quantization.group_size,
+        unquantized_parts=quantization.unquantized_parts,
+        attention_layers=attention_layers(text, num_layers, attention == "hybrid"),
+        sliding_layers=sliding_layers(text, model_type, num_layers, sliding_window),
+    )
+    parts = count_parameters(
+        facts,
+        text,
+        moe_layers=moe_layers(text, num_layers) if experts else 0,
+        tied=_is_tied(config, text, model_type),
+    )
+    if parts is None:
+        return facts
+    return replace(
+        facts, parameters=parts.total, active_parameters=parts.active, parameter_parts=parts
     )
 
 
@@ -224,7 +310,7 @@ def _text_config(config: Mapping[str, object]) -> Mapping[str, object]:
     for _ in range(3):  # Qwen-Omni nests twice: thinker_config, then text_config
         if any(config.get(key) is not None for key in _HEADS):
             return config
-        nested = [_mapping(config, key) for key in _TEXT_KEYS if isinstance(config.get(key), dict)]
+        nested = [mapping(config, key) for key in _TEXT_KEYS if isinstance(config.get(key), dict)]
         if not nested:
             return config
         config = nested[0]
@@ -238,10 +324,10 @@ def _attention_kind(
     num_kv_heads: int,
     kv_lora_rank: int | None,
 ) -> AttentionKind:
-    if _is_hybrid(text):
+    if is_hybrid(text):
         return "hybrid"
     latent = kv_lora_rank is not None and model_type not in _LATENT_RUN_AS_MHA
-    if text.get("compress_ratios") or (latent and _optional(text, ("index_topk",))):
+    if text.get("compress_ratios") or (latent and optional_whole(text, ("index_topk",))):
         return "sparse_mla"
     if latent:
         return "mla"
@@ -250,50 +336,27 @@ def _attention_kind(
     return "mqa" if num_kv_heads == 1 else "gqa"
 
 
-def _is_hybrid(text: Mapping[str, object]) -> bool:
-    """Whether some layers are linear attention, state space or convolution."""
-    for key in ("layer_types", "layers_block_type", "block_types"):
-        kinds = text.get(key)
-        if isinstance(kinds, list) and not all(_is_softmax_attention(str(kind)) for kind in kinds):
-            return True
-    kinds = text.get("attn_type_list")  # MiniMax: 0 = lightning, 1 = softmax attention
-    if isinstance(kinds, list) and any(kind == 0 for kind in kinds):
-        return True
-    names = ("linear_attn_config", "hybrid_override_pattern", "conv_L_cache", "attn_layer_period")
-    prefixes = ("mamba_", "ssm_", "linear_num_", "linear_conv_")
-    return any(
-        bool(value) and (key in names or key.startswith(prefixes)) for key, value in text.items()
-    )
-
-
-def _is_softmax_attention(layer_kind: str) -> bool:
-    """Whether a layer of this kind attends over a KV cache; an unknown kind counts as not."""
-    if layer_kind.startswith(("linear", "lightning")):
-        return False
-    return layer_kind.endswith("attention") or layer_kind in ("full", "sliding", "dense", "moe")
-
-
 def _kv_heads(
     text: Mapping[str, object], attention_config: Mapping[str, object], num_heads: int
 ) -> int:
-    found = _optional(text, _KV_HEADS) or _optional(attention_config, _KV_HEADS)
+    found = optional_whole(text, _KV_HEADS) or optional_whole(attention_config, _KV_HEADS)
     # Falcon-7B and GPT-BigCode say it with a flag; Falcon-40B's layout counts its KV heads.
     if text.get("multi_query") is True and text.get("new_decoder_architecture") is not True:
         return 1
     if text.get("multi_query_attention") is True:  # ChatGLM
-        return _optional(text, ("multi_query_group_num",)) or found or num_heads
+        return optional_whole(text, ("multi_query_group_num",)) or found or num_heads
     return found or num_heads
 
 
 def _head_size(text: Mapping[str, object], num_heads: int) -> int:
-    found = _optional(text, ("head_dim", "kv_channels", "attention_head_dim"))
+    found = optional_whole(text, ("head_dim", "kv_channels", "attention_head_dim"))
     if found:
         return found
-    nope = _optional(text, ("qk_nope_head_dim",))
-    rope = _optional(text, ("qk_rope_head_dim",))
+    nope = optional_whole(text, ("qk_nope_head_dim",))
+    rope = optional_whole(text, ("qk_rope_head_dim",))
     if nope and rope:
         return nope + rope
-    width = _whole(text, _WIDTH, required="hidden size")
+    width = required_whole(text, _WIDTH, what="hidden size")
     if width < num_heads:
         raise ModelConfigError(f"hidden size {width} is smaller than {num_heads} attention heads")
     return width // num_heads
@@ -302,12 +365,14 @@ def _head_size(text: Mapping[str, object], num_heads: int) -> int:
 def _sliding_window(text: Mapping[str, object]) -> int | None:
     if text.get("use_sliding_window") is False:  # Qwen2 and Qwen3 keep a size that is not in use
         return None
-    return _optional(text, ("sliding_window", "sliding_window_size"))
+    return optional_whole(text, ("sliding_window", "sliding_window_size"))
 
 
 def _has_sinks(text: Mapping[str, object], model_type: str) -> bool:
     return model_type.startswith("gpt_oss") or any(
-        bool(value) for key, value in text.items() if "attention_sink" in key or "sink_bias" in key
+        bool(value)
+        for key, value in text.items()
+        if isinstance(key, str) and ("attention_sink" in key or "sink_bias" in key)
     )
 
 
@@ -322,48 +387,54 @@ def _has_alibi(
         or attention_config.get("alibi") is True
         or position.lower() == "alibi"
         # Baichuan-13B has ALiBi and no field that says so; Baichuan-7B (4096 wide) has rope.
-        or (model_type == "baichuan" and _optional(text, _WIDTH) != 4096)
+        or (model_type == "baichuan" and optional_whole(text, _WIDTH) != 4096)
     )
 
 
-def _quantization(
-    config: Mapping[str, object], text: Mapping[str, object]
-) -> tuple[str | None, bool, tuple[int, int] | None]:
-    """(method, FP8 weights?, weight block) from `quantization_config`, wherever it is nested."""
-    found: Mapping[str, object] = {}
-    for holder in (config, text):
-        for key in ("quantization_config", "compression_config"):
-            found = found or _mapping(holder, key)
-    if not found:
-        return None, False, None
-    method = (_string(found, "quant_method") or _string(found, "quant_algo") or "unknown").lower()
-    block = _block(found.get("weight_block_size"))
-    fp8 = method in ("fp8", "fbgemm_fp8") or str(found.get("quant_algo")).upper() == "FP8"
-    for group in _mapping(found, "config_groups").values():  # compressed-tensors
-        weights = _mapping(group, "weights") if isinstance(group, Mapping) else {}
-        if weights.get("type") == "float" and weights.get("num_bits") == 8:
-            fp8 = True
-            block = block or _block(weights.get("block_structure"))
-    weights = _mapping(_mapping(found, "global_quant_config"), "weight")  # Quark
-    if str(weights.get("dtype")).startswith("fp8"):
-        fp8 = True
-    return method, fp8, block
+def _dense_width(text: Mapping[str, object], model_type: str) -> int | None:
+    """llama4.py: `intermediate_size` is the experts' width, `intermediate_size_mlp` the dense."""
+    if model_type.startswith("llama4"):
+        return lenient_whole(text, ("intermediate_size_mlp", "intermediate_size"))
+    return lenient_whole(text, ("intermediate_size", "ffn_hidden_size", "n_inner"))
 
 
-def _block(value: object) -> tuple[int, int] | None:
-    if (
-        isinstance(value, list)
-        and len(value) == 2
-        and all(isinstance(item, int) and not isinstance(item, bool) for item in value)
-    ):
-        return (value[0], value[1])
-    return None
+def _shared_experts(text: Mapping[str, object], model_type: str) -> int:
+    if model_type.startswith("llama4"):  # Llama4MoE.n_shared_experts; no field says so
+        return 1
+    counted = lenient_whole(text, ("n_shared_experts", "num_shared_experts"))
+    width = lenient_whole(text, ("shared_expert_intermediate_size", "shared_intermediate_size"))
+    return counted or (1 if width else 0)
+
+
+def _vocab_size(
+    config: Mapping[str, object], text: Mapping[str, object], model_type: str
+) -> int | None:
+    found = lenient_whole(text, ("vocab_size",)) or lenient_whole(config, ("vocab_size",))
+    return found or _CLASS_VOCABULARIES.get(model_type)
+
+
+def _is_tied(config: Mapping[str, object], text: Mapping[str, object], model_type: str) -> bool:
+    """Whether the output head is the embedding table.
+
+    Where the outer and the inner config disagree, the inner one holds a class default: vLLM
+    unties by the checkpoint (config/model.py, maybe_untie_word_embeddings, 0.32).
+    """
+    given = [holder.get("tie_word_embeddings") for holder in (text, config)]
+    known = [value for value in given if isinstance(value, bool)]
+    if known:
+        return all(known)
+    return model_type.startswith("gemma")  # transformers GemmaConfig and its successors: true
+
+
+def _has_vision(config: Mapping[str, object], outer_type: str) -> bool:
+    keys = ("vision_config", "vision_tower", "visual", "mm_vision_tower", "vision_model")
+    return outer_type in _VISION_TYPES or any(bool(config.get(key)) for key in keys)
 
 
 def _dtype(config: Mapping[str, object], text: Mapping[str, object]) -> str | None:
     for holder in (text, config):
         for key in ("torch_dtype", "dtype"):
-            value = _string(holder, key)
+            value = string(holder, key)
             if value:
                 return value.removeprefix("torch.")
     return None
@@ -371,74 +442,4 @@ def _dtype(config: Mapping[str, object], text: Mapping[str, object]) -> str | No
 
 def _architecture(config: Mapping[str, object]) -> str | None:
     names = config.get("architectures")
-    if isinstance(names, list) and names and isinstance(names[0], str):
-        return names[0]
-    return None
-
-
-def _mapping(config: Mapping[str, object], key: str) -> Mapping[str, object]:
-    value = config.get(key)
-    return value if isinstance(value, Mapping) else {}
-
-
-def _string(config: Mapping[str, object], key: str) -> str | None:
-    value = config.get(key)
-    return value if isinstance(value, str) and value else None
-
-
-def _number(config: Mapping[str, object], key: str) -> float | None:
-    value = config.get(key)
-    if isinstance(value, (int, float)) and not isinstance(value, bool) and value > 0:
-        return float(value)
-    return None
-
-
-def _whole(config: Mapping[str, object], keys: Iterable[str], *, required: str) -> int:
-    """The first of `keys` that is given, as a positive whole number; an error if none is."""
-    for key in keys:
-        value = config.get(key)
-        if value is None:
-            continue
-        number = _as_whole(value)
-        if number is None or number <= 0:
-            raise ModelConfigError(f"{key} is {_shown(value)}, expected a positive whole number")
-        return number
-    raise ModelConfigError(f"the {required} is not given ({' or '.join(keys)} is missing)")
-
-
-def _optional(config: Mapping[str, object], keys: Iterable[str]) -> int | None:
-    """The first of `keys` that is given; None if none is, or where 0 or null mean "not used"."""
-    for key in keys:
-        value = config.get(key)
-        if value is None or value is False:
-            continue
-        number = _as_whole(value)
-        if number is None or number < 0:
-            raise ModelConfigError(f"{key} is {_shown(value)}, expected a whole number")
-        return number or None
-    return None
-
-
-def _as_whole(value: object) -> int | None:
-    """An int, an integral float, or the largest of a list of them (one entry a layer)."""
-    if isinstance(value, bool):
-        return None
-    if isinstance(value, int):
-        return value
-    if isinstance(value, float) and value.is_integer():
-        return int(value)
-    if isinstance(value, list) and value:
-        numbers = [_as_whole(item) for item in value if not isinstance(item, list)]
-        known = [number for number in numbers if number is not None]
-        return max(known) if len(known) == len(value) else None
-    return None
-
-
-def _shown(value: object) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else text[:57] + "..."
-
-
-def _json_word(value: object) -> str:
-    words = {list: "list", str: "string", bool: "boolean", int: "number", float: "number"}
-    return "null" if value is None else words.get(type(value), type(value).__name__)
+    return string({"name": names[0]}, "name") if isinstance(names, list) and names else None

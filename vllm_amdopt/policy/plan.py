@@ -5,7 +5,8 @@
 Precedence, for each feature and rule, first match decides:
 
 1. the switch says `off` (or VLLM_AMDOPT=0, or a list without it, which guards survive): off;
-2. the user made that choice themselves (a flag or variable of vLLM's): off, their choice stays;
+2. the user made that choice themselves (a flag or variable of vLLM's): off, their choice stays,
+   and it is the reason if the entry could have been on without it;
 3. a hard condition (`requires`, the vLLM seam) fails: off, and a warning if it was asked for;
 4. the switch says `on`, or the user named our attention backend: on;
 5. a soft condition (`default_when`; for rules also the vLLM range) fails: off;
@@ -17,12 +18,12 @@ Among rules the first to set a value owns it; only a guard that repairs may chan
 change a value of the user's, and then the plan warns.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from vllm_amdopt import __version__
-from vllm_amdopt.policy.conditions import SeamPresent, VllmIn
+from vllm_amdopt.policy.conditions import Condition, SeamPresent, VllmIn
 from vllm_amdopt.policy.features import VLLM_RANGE, Feature
 from vllm_amdopt.policy.plan_record import Decision, Plan, PlanError
 from vllm_amdopt.policy.rule import Rule, chosen_by_user
@@ -148,20 +149,19 @@ def _decide(
             warning = f"{asked_by} asks for {entry.name}, which {source} switches off"
         return _off(entry, "switch", f"switched off by {source}{listed}"), warning
 
-    for condition in entry.yields_to:
-        refusal = condition.refusal(situation)
-        if refusal is not None:
-            return _off(entry, "user", refusal), _not_honoured(entry, asked_by, refusal)
+    hard = (SeamPresent(entry.seam), *entry.requires)
+    chosen = _first_refusal(entry.yields_to, situation)
+    if chosen is not None and _first_refusal(hard, _without_choices(situation)) is None:
+        return _off(entry, "user", chosen), _not_honoured(entry, asked_by, chosen)
 
-    for condition in (SeamPresent(entry.seam), *entry.requires):
-        refusal = condition.refusal(situation)
-        if refusal is not None:
-            origin: Literal["default", "switch"] = "switch" if asked_by else "default"
-            return _off(entry, origin, refusal), _not_honoured(entry, asked_by, refusal)
+    # What the user chose is no reason where the entry is for another model or machine anyway.
+    refusal = _first_refusal(hard, situation if chosen is None else _without_choices(situation))
+    if refusal is not None:
+        origin: Literal["default", "switch"] = "switch" if asked_by else "default"
+        return _off(entry, origin, refusal), _not_honoured(entry, asked_by, refusal)
 
     soft = (*entry.default_when, *((VllmIn(entry.vllm),) if isinstance(entry, Rule) else ()))
-    refusals = [condition.refusal(situation) for condition in soft]
-    refusal = next((sentence for sentence in refusals if sentence is not None), None)
+    refusal = _first_refusal(soft, situation)
     if asked_by:
         reason = f"switched on by {asked_by}"
         if refusal is not None:
@@ -169,10 +169,34 @@ def _decide(
             reason = f"forced by {asked_by} although {refusal.split(';')[0]}"
         return _on(entry, situation, "switch" if mode == "on" else "user", reason), None
     if isinstance(entry, Rule) and entry.level == "opt-in":
-        return _off(entry, "default", f"opt-in: {entry.switch}=on uses it"), None
+        reason = f"opt-in: {entry.switch}=on uses it; {entry.reason}"
+        return _off(entry, "default", reason), None
     if refusal is not None:
         return _off(entry, "default", refusal), None
     return _on(entry, situation, "default", entry.reason), None
+
+
+def _first_refusal(conditions: Iterable[Condition], situation: Situation) -> str | None:
+    for condition in conditions:
+        refusal = condition.refusal(situation)
+        if refusal is not None:
+            return refusal
+    return None
+
+
+def _without_choices(situation: Situation) -> Situation:
+    """The situation as it were had the user left to vLLM all that a rule may yield to."""
+    choices = replace(
+        situation.choices,
+        block_size=None,
+        attention_backend=None,
+        kv_offload=False,
+        disable_custom_all_reduce=False,
+        moe_backend=None,
+        mm_encoder_tp_mode=None,
+        fuse_allreduce_rms=None,
+    )
+    return replace(situation, choices=choices, environment={})
 
 
 def _not_honoured(entry: Feature | Rule, asked_by: str, refusal: str) -> str | None:

@@ -3,23 +3,22 @@
 Only formatting; every word comes from the records and the plan.
 """
 
-import textwrap
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
+from vllm_amdopt.policy.compatibility import compatibility_page
 from vllm_amdopt.policy.features import FEATURES, VLLM_RANGE, Feature
 from vllm_amdopt.policy.plan import Decision, Plan
 from vllm_amdopt.policy.rule import Rule
-from vllm_amdopt.policy.serving_rules import RULES
+from vllm_amdopt.policy.serving_rules import ENTRIES, RULES
 from vllm_amdopt.policy.switches import GENERAL_SWITCHES
-
-WIDTH = 120
-"""Columns that every rendered table fits into."""
+from vllm_amdopt.policy.text_tables import WIDTH, columns, markdown_table, wrapped
 
 
 def render_plan_table(plan: Plan, width: int = WIDTH, *, warnings: bool = True) -> str:
-    """The plan as plain text: a head, one row a decision, and unless told not to the warnings.
+    """The plan as plain text: a head, what it does, and unless told not to the warnings.
 
-    No line is longer than `width` columns.
+    One row for each feature, and for each rule that sets or says something or that the user has to
+    do with; the other rules are only named. No line is longer than `width` columns.
     """
     where = plan.hardware_description or plan.hardware
     head = [
@@ -27,20 +26,44 @@ def render_plan_table(plan: Plan, width: int = WIDTH, *, warnings: bool = True) 
         f"vLLM {plan.vllm or 'of unknown version'}",
         f"model {plan.model}",
     ]
-    lines = [line for text in head for line in _wrapped(text, width, "  ")]
-    rows = [
-        (
-            decision.name,
-            "on" if decision.on else "off",
-            decision.origin,
-            _what_and_why(decision),
-        )
-        for decision in plan.decisions
-    ]
-    lines += _table(("name", "state", "by", "what is set, and why"), rows, width)
-    for warning in plan.warnings if warnings else ():
-        lines += _wrapped(f"warning: {warning}", width, "         ")
+    lines = [line for text in head for line in wrapped(text, width, "  ")]
+    shown = [decision for decision in plan.decisions if concerns_the_user(decision)]
+    lines += decision_rows(shown, width)
+    others = [decision.name for decision in plan.decisions if decision not in shown]
+    if others:
+        lines += wrapped(f"not for this model and machine: {', '.join(others)}", width, "  ")
+    for label, sentences in (
+        ("refused", plan.refusals),
+        ("warning", plan.warnings if warnings else ()),
+        ("note", plan.notes),
+    ):
+        for sentence in sentences:
+            lines += wrapped(f"{label}: {sentence}", width, " " * (len(label) + 2))
     return "\n".join(lines)
+
+
+_EXPECTED = ("aiter", "attention_order", "mla_block_size", "kv_offload")
+"""What people look for in a plan, so that it says why where one of them is off."""
+
+
+def concerns_the_user(decision: Decision) -> bool:
+    """Whether a row on it tells more than that a rule is for other models or machines."""
+    return (
+        decision.kind == "feature"
+        or decision.on
+        or decision.origin == "user"
+        or f"VLLM_AMDOPT_{decision.name.upper()}=" in decision.reason
+        or decision.name in _EXPECTED
+    )
+
+
+def decision_rows(decisions: Sequence[Decision], width: int) -> list[str]:
+    """Decisions as a table of plain text."""
+    return columns(
+        ("name", "state", "by", "what is set, and why"),
+        [(d.name, "on" if d.on else "off", d.origin, what_and_why(d)) for d in decisions],
+        width,
+    )
 
 
 def render_features(width: int = WIDTH) -> str:
@@ -52,7 +75,7 @@ def render_features(width: int = WIDTH) -> str:
     for rule in RULES:
         lines += _entry(rule, rule.sets.describe(), width)
     lines += ["Variables:", ""]
-    lines += _table(
+    lines += columns(
         ("variable", "values", "default", "meaning"),
         [
             *(
@@ -64,6 +87,25 @@ def render_features(width: int = WIDTH) -> str:
         width,
     )
     return "\n".join(lines)
+
+
+def features_record() -> list[dict[str, str]]:
+    """All features and rules as JSON-able records."""
+    return [
+        {
+            "name": entry.name,
+            "kind": "feature" if isinstance(entry, Feature) else entry.level,
+            "switch": entry.switch,
+            "what": entry.swaps if isinstance(entry, Feature) else entry.sets.describe(),
+            "reason": entry.reason,
+            "evidence": str(entry.evidence),
+            "source": "" if isinstance(entry, Feature) else entry.source,
+            "vllm": entry.vllm,
+            "seam": entry.seam,
+            "remove_when": entry.remove_when,
+        }
+        for entry in ENTRIES
+    ]
 
 
 def settings_text(settings: Mapping[str, str | int | float]) -> str:
@@ -98,7 +140,7 @@ def switches_page() -> str:
         "anything else is an error. A switch of its own overrides what `VLLM_AMDOPT` says for that "
         "name. `vllm serve MODEL --plugin amdopt` is `VLLM_AMDOPT=1`, `--plugin off` is "
         "`VLLM_AMDOPT=0`, `--plugin attention,mla` is `VLLM_AMDOPT=attention,mla`.",
-        _markdown_table(("variable", "values", "default", "meaning"), rows),
+        markdown_table(("variable", "values", "default", "meaning"), rows),
         "`auto` means: on where the conditions of `rules.md` hold. Your own vLLM flags and "
         "variables always win over a default.",
     ]
@@ -123,7 +165,11 @@ def rules_page() -> str:
     return "\n\n".join(parts) + "\n"
 
 
-PAGES = {"docs/switches.md": switches_page, "docs/rules.md": rules_page}
+PAGES = {
+    "docs/switches.md": switches_page,
+    "docs/rules.md": rules_page,
+    "docs/compatibility.md": compatibility_page,
+}
 """The generated pages, by their path in the repository."""
 
 _GENERATED = (
@@ -131,7 +177,7 @@ _GENERATED = (
 )
 
 
-def _what_and_why(decision: Decision) -> str:
+def what_and_why(decision: Decision) -> str:
     parts = [settings_text(decision.settings)] if decision.settings else []
     parts.append(decision.reason)
     if decision.on:
@@ -163,58 +209,15 @@ def _section(entry: Feature | Rule, what: str) -> str:
         rows[-2:-2] = [("level", entry.level), ("source", entry.source)]
     else:
         rows[-2:-2] = [("numerics", entry.numerics)]
-    return f"### {entry.name}\n\n{_markdown_table(('', ''), rows)}"
+    return f"### {entry.name}\n\n{markdown_table(('', ''), rows)}"
 
 
 def _entry(entry: Feature | Rule, what: str, width: int) -> list[str]:
     kind = f"numerics {entry.numerics}" if isinstance(entry, Feature) else f"level {entry.level}"
     lines = [f"  {entry.name}  [{entry.switch}=auto|on|off, {kind}]"]
     for label, text in (("what", what), ("why", entry.reason), ("evidence", str(entry.evidence))):
-        lines += _wrapped(f"    {label + ':':<10}{text}", width, " " * 14)
+        lines += wrapped(f"    {label + ':':<10}{text}", width, " " * 14)
     return [*lines, ""]
-
-
-def _table(head: Sequence[str], rows: Iterable[Sequence[str]], width: int) -> list[str]:
-    """Rows as columns two spaces apart; the last column wraps into what is left of `width`."""
-    cells = [tuple(row) for row in rows]
-    widths = [
-        max(len(row[column]) for row in (tuple(head), *cells)) for column in range(len(head) - 1)
-    ]
-    # Columns of a few words may wrap too, so that the last one keeps at least 40 columns.
-    while sum(widths) + 2 * len(widths) > max(width - 40, 20):
-        widest = widths.index(max(widths))
-        widths[widest] -= 1
-    widths.append(width - sum(widths) - 2 * len(widths))
-    lines = _row(head, widths)
-    lines.append("  ".join("-" * min(size, 60) for size in widths))
-    for row in cells:
-        lines += _row(row, widths)
-    return lines
-
-
-def _row(cells: Sequence[str], widths: Sequence[int]) -> list[str]:
-    columns = [
-        textwrap.wrap(cell, size, break_on_hyphens=False) or [""]
-        for cell, size in zip(cells, widths, strict=True)
-    ]
-    height = max(len(column) for column in columns)
-    return [
-        "  ".join(
-            (column[line] if line < len(column) else "").ljust(size)
-            for column, size in zip(columns, widths, strict=True)
-        ).rstrip()
-        for line in range(height)
-    ]
-
-
-def _wrapped(text: str, width: int, indent: str) -> list[str]:
-    return textwrap.wrap(text, width, subsequent_indent=indent, break_on_hyphens=False)
-
-
-def _markdown_table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    lines = [f"| {' | '.join(head)} |", f"|{'---|' * len(head)}"]
-    lines += [f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in row)} |" for row in rows]
-    return "\n".join(lines)
 
 
 def _code(values: Sequence[str]) -> str:

@@ -71,9 +71,7 @@ def chosen_by_user(situation: Situation, setting: str) -> SettingValue | None:
     choices = situation.choices
     values: Mapping[str, SettingValue | None] = {
         "block_size": choices.block_size,
-        "attention_backend": choices.attention_backend,
         "moe_backend": choices.moe_backend,
-        "kv_cache_dtype": None if choices.kv_cache_dtype == "auto" else choices.kv_cache_dtype,
         "fuse_allreduce_rms": choices.fuse_allreduce_rms,
         "mm_encoder_tp_mode": choices.mm_encoder_tp_mode,
     }

@@ -5,12 +5,25 @@ Same shape as a feature, but a rule sets a value of vLLM's; it swaps no code.
 
 from vllm_amdopt.policy.features import FEATURES, Feature
 from vllm_amdopt.policy.rule import Rule
-from vllm_amdopt.policy.rules import aiter, attention, kv_cache
+from vllm_amdopt.policy.rules import (
+    aiter,
+    attention,
+    collectives,
+    experts,
+    kv_cache,
+    models,
+    variables,
+)
 
 RULES: tuple[Rule, ...] = (
     *aiter.RULES,
+    *experts.RULES,
+    *collectives.RULES,
+    *models.RULES,
     *attention.RULES,
     *kv_cache.RULES,
+    *variables.RULES,
+    *aiter.LAST,
 )
 
 ENTRIES: tuple[Feature | Rule, ...] = (*FEATURES, *RULES)

@@ -58,6 +58,15 @@ GENERAL_SWITCHES: tuple[Switch, ...] = (
         ),
     ),
     Switch(
+        name="VLLM_AMDOPT_EMULATE_REPORT",
+        values=("unset", "directory", "name of a .json file"),
+        default="unset",
+        summary=(
+            "on the engines gfx942 and gfx950 each process records there what it emulated; "
+            "`vllm-amdopt emulate-report` adds the records up"
+        ),
+    ),
+    Switch(
         name="VLLM_AMDOPT_INJECT_FAULT",
         values=("unset", "name of a hook"),
         default="unset",

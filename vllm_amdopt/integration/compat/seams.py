@@ -77,10 +77,10 @@ SEAMS: tuple[Seam, ...] = (
     Seam("kv_offload", "vllm.config.cache", ("kv_offloading_size",)),
     Seam("aiter_environment", "vllm.envs", ("VLLM_ROCM_USE_AITER",)),
     Seam("attention_order", "vllm.platforms.rocm", ("def get_valid_backends(",), ("rocm",)),
-    Seam("kv_cache_dtype", "vllm.config.cache", ("cache_dtype",)),
     Seam("moe_backend", "vllm.config.kernel", ("moe_backend",)),
     Seam("fuse_allreduce_rms", "vllm.config.compilation", ("fuse_allreduce_rms",)),
     Seam("mm_encoder_tp_mode", "vllm.config.multimodal", ("mm_encoder_tp_mode",)),
+    Seam("plan", "vllm.config.vllm", ("apply_config_platform_defaults(",)),
     Seam("environment", "vllm.envs", ("environment_variables",)),
 )
 """Checked one by one; a key is missing when any of its lines for the platform is."""
