@@ -61,6 +61,11 @@ def compile_direct_to_lds(
     return execute
 
 
+def _part(held: HeldBack, lanes: Any) -> HeldBack:
+    """Some of the lanes of a write."""
+    return held._replace(waves=held.waves[lanes], places=held.places[lanes], data=held.data[lanes])
+
+
 def apply_held_back(machine: Any, count: int) -> None:
     """s_waitcnt vmcnt(count) of the running waves: writes older than the `count` newest vector
     memory operations land."""
@@ -68,22 +73,16 @@ def apply_held_back(machine: Any, count: int) -> None:
     running = machine.running[:, 0]
     for held in machine.held_back:
         due = (running & (machine.vector_memory_issued - held.sequence >= count))[held.waves]
-        if not due.any():
+        if due.all():
+            landing = held
+        elif due.any():
+            landing, rest = _part(held, due), _part(held, ~due)
+            remaining.append(rest)
+        else:
             remaining.append(held)
             continue
         if machine.races is not None:
-            places, waves = held.places[due], held.waves[due]
-            note_race(machine, places, held.step, waves, True, "direct-to-LDS load")
-        lds_store(machine, held.places[due], held.step, held.data[due])
-        if not due.all():
-            rest = ~due
-            remaining.append(
-                HeldBack(
-                    held.sequence,
-                    held.waves[rest],
-                    held.places[rest],
-                    held.step,
-                    held.data[rest],
-                )
-            )
+            where = "direct-to-LDS load"
+            note_race(machine, landing.places, held.step, landing.waves, True, where)
+        lds_store(machine, landing.places, held.step, landing.data)
     machine.held_back[:] = remaining

@@ -137,25 +137,36 @@ def is_signalling(x: Any) -> Any:
     return np.isnan(x) & ((bits >> BITS[numpy_type](QUIET_BIT[numpy_type])) & 1 == 0)
 
 
+lowest = np.minimum.reduce  # without the wrapper around ndarray.min: it is called often
+
+
+def any_signalling(x: Any) -> bool:
+    """Whether there is a signalling NaN: magnitudes between infinity and the first quiet NaN."""
+    numpy_type = array(x).dtype.type
+    bits_type, quiet = BITS[numpy_type], 1 << QUIET_BIT[numpy_type]
+    magnitude = array(x).view(bits_type) & bits_type((1 << SIGN_BIT[numpy_type]) - 1)
+    infinity = (1 << SIGN_BIT[numpy_type]) - 2 * quiet
+    return bool(lowest(magnitude - bits_type(infinity + 1), axis=None) < quiet - 1)
+
+
 def _chooser(plain: Any, number: Any, of_zeros: Any) -> Callable[[Any, Any], Any]:
     """V_MAX_F* or V_MIN_F*, IEEE mode on: a signalling NaN comes out quiet, a quiet one loses
     against a number, and -0 is smaller than +0."""
 
     def choose(a: Any, b: Any) -> Any:
         result = plain(a, b)
-        if np.abs(result).min() > 0:
+        smallest = lowest(np.abs(result), axis=None)
+        if smallest > 0:
             return result  # neither zeros nor NaN
-        nan = np.isnan(result)
-        any_nan = nan.any()
+        any_nan = smallest != smallest
         if any_nan:
-            result = np.where(np.isnan(a), b, number(a, b))
+            result = number(b, a)  # of two NaN the first, as here: the second source
         if not result.all():
             result = np.where((array(a) == 0) & (array(b) == 0), of_zeros(a, b), result)
         if any_nan:
             for operand in (b, a):
-                signalling = is_signalling(operand)
-                if signalling.any():
-                    result = np.where(signalling, quieted(operand), result)
+                if any_signalling(operand):
+                    result = np.where(is_signalling(operand), quieted(operand), result)
         return result
 
     return choose
