@@ -1,5 +1,7 @@
 """The emulated device inside a longer-lived process: driver swapping, counts, caches, threads."""
 
+import gc
+import mmap
 import os
 import subprocess
 import sys
@@ -21,6 +23,18 @@ def _add(device, n=100, block=128):
     with device:
         kernels.vector_add[(-(-n // block),)](a, b, c, n, BLOCK=block, num_warps=1)
     assert torch.equal(c, a + b)
+
+
+def test_buffers_of_a_launch_are_let_go():
+    """Machines are kept for the next launch; a buffer kept with them once filled all memory."""
+    memory = mmap.mmap(-1, 4 * 128)
+    c = torch.frombuffer(memory, dtype=torch.float32)
+    with Device("gfx942"):
+        kernels.vector_add[(1,)](torch.ones(128), torch.ones(128), c, 128, BLOCK=128, num_warps=1)
+    assert torch.equal(c, torch.full((128,), 2.0))
+    del c
+    gc.collect()
+    memory.close()  # BufferError while anything still refers to it
 
 
 @pytest.mark.parametrize("before", [None, object()], ids=["not-initialised", "another-driver"])

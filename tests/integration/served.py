@@ -57,5 +57,7 @@ def states(log: str) -> dict[str, str]:
 
 
 def only(*names: str) -> dict[str, str]:
-    every = ("attention", "mla", "gemm", "all_reduce", "aiter", "mla_block_size", "kv_offload")
-    return {name: "on" if name in names else "off" for name in every}
+    """What `states` reads where these are on and the other rows of a CPU's table are off."""
+    features = ("attention", "mla", "gemm", "all_reduce")
+    rules = ("aiter", "attention_order", "mla_block_size", "kv_offload")
+    return {name: "on" if name in names else "off" for name in (*features, *rules)}

@@ -12,7 +12,10 @@ NEEDS_MLA = {"mla_backend", "mla_self_test", "mla_forward", "configuration", "bl
 NEEDS_TENSOR_PARALLEL = {"communicator_class", "communicator", "all_reduce"}
 """Tested with a server of two ranks in test_tensor_parallel, and in test_platform."""
 
-HOOKS = sorted(set(faults.HOOKS) - NEEDS_TENSOR_PARALLEL)
+NEEDS_ROCM = {"attention_order"}
+"""Tested on a simulated machine in test_rocm_selection."""
+
+HOOKS = sorted(set(faults.HOOKS) - NEEDS_TENSOR_PARALLEL - NEEDS_ROCM)
 
 
 def model_for(hook: str) -> str:

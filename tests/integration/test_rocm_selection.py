@@ -111,9 +111,15 @@ def test_order_of_attention_backends_reaches_vllms_selection() -> None:
     assert stock["selected"]["gqa"].endswith("RocmAttentionBackend")
 
 
+def test_a_fault_in_the_order_of_attention_backends_leaves_vllms_own() -> None:
+    answer = ask("gfx942", True, "llama-3.1-8b", (("VLLM_AMDOPT_INJECT_FAULT", "attention_order"),))
+    assert decision(answer, "attention_order")["on"]
+    assert answer["selected"]["gqa"].endswith("RocmAttentionBackend")
+
+
 def test_kv_offload_for_gqa_orders_and_forces_no_attention_backend() -> None:
     """Whether it is on depends on this machine's memory; then size and order come together."""
-    answer = ask("gfx942", False, "llama-3.1-8b", ())
+    answer = ask("gfx942", False, "llama-3.1-8b", (("VLLM_AMDOPT_KV_OFFLOAD", "on"),))
     assert answer["attention_backend"] is None
     offload = decision(answer, "kv_offload")
     if offload["on"]:

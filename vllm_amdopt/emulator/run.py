@@ -300,8 +300,10 @@ def run(
             Scheduler(machine).run(program.entry)
             machine.held_back.clear()
     seconds = time.perf_counter() - start
+    counts = _counts(machine, whole_grid, workgroups, seconds)
+    machine.memory = Memory()  # a kept machine must not keep the caller's buffers alive
     _keep(key, machine)
-    return _counts(machine, whole_grid, workgroups, seconds)
+    return counts
 
 
 def _counts(
