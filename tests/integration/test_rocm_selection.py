@@ -107,7 +107,7 @@ def test_order_of_attention_backends_reaches_vllms_selection() -> None:
     assert decision(answer, "attention_order")["on"]
     assert answer["selected"]["gqa"].endswith("AiterFlashAttentionBackend")
     assert answer["attention_backend"] is None
-    stock = ask("gfx942", True, "llama-3.1-8b", (("VLLM_AMDOPT_ATTENTION_ORDER", "off"),))
+    stock = ask("gfx942", True, "llama-3.1-8b", (("VLLM_AMDOPT", "0"),))
     assert stock["selected"]["gqa"].endswith("RocmAttentionBackend")
 
 
