@@ -82,7 +82,7 @@ def test_a_shipped_config_by_name(
     capsys: pytest.CaptureFixture[str], name: str, hf_model: str
 ) -> None:
     code, out, _ = run(capsys, "explain", name, *MI300X, "--tp", "8")
-    assert code == 0
+    assert code == ("fp8" in name), "vLLM calls fbgemm_fp8 deprecated"
     assert f"note: config of {hf_model}, from" in out
 
 

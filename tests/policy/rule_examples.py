@@ -215,6 +215,10 @@ EXAMPLES: Mapping[str, Pair] = {
         Example("gpt-oss-120b", MI355X, "costs gpt-oss throughput", TP8),
         Example("gpt-oss-120b", MI300X, "the measurement is on gfx950", TP8),
     ),
+    "deprecated_quantization": Pair(
+        Example("llama-3.1-405b-fp8-meta", MI300X, "give --allow-deprecated-quantization", TP8),
+        Example("llama-3.1-405b", MI300X, "does not call the model's number format", TP8),
+    ),
     "gpt_oss_answers": Pair(
         Example("gpt-oss-120b", MI355X, "read a few answers"),
         Example(

@@ -87,6 +87,8 @@ def user_choices(vllm_config: VllmConfig) -> UserChoices:
         ),
         # None until vLLM's optimization level decides, which comes after this.
         fuse_allreduce_rms=getattr(passes, "fuse_allreduce_rms", None),
+        # Without it vLLM has already ended where the format is deprecated.
+        allow_deprecated_quantization=True,
         lora=vllm_config.lora_config is not None,
         speculative=vllm_config.speculative_config is not None,
         enforce_eager=bool(getattr(model, "enforce_eager", False)),

@@ -113,6 +113,7 @@ _MEANS: Mapping[str, tuple[str, object]] = {
     "--enable-sleep-mode": ("sleep_mode", True),
     "--enable-lora": ("lora", True),
     "--enforce-eager": ("enforce_eager", True),
+    "--allow-deprecated-quantization": ("allow_deprecated_quantization", True),
     "--kv-offloading-size": ("kv_offload", True),
     "--kv-transfer-config": ("kv_offload", True),
     "--speculative-config": ("speculative", True),

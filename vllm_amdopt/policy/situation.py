@@ -39,6 +39,7 @@ class UserChoices:
     moe_backend: str | None = None
     mm_encoder_tp_mode: str | None = None
     fuse_allreduce_rms: bool | None = None
+    allow_deprecated_quantization: bool = False
     lora: bool = False
     speculative: bool = False
     enforce_eager: bool = False

@@ -372,7 +372,62 @@ GPT_OSS_ANSWERS = Rule(
     action="advise",
 )
 
+
+@dataclass(frozen=True)
+class QuantizationDeprecated:
+    """vLLM calls the checkpoint's quantization deprecated, and nobody asked for it all the same."""
+
+    methods: tuple[str, ...] = ("fbgemm_fp8", "fp_quant")  # DEPRECATED_QUANTIZATION_METHODS
+
+    def refusal(self, situation: Situation) -> str | None:
+        method = situation.quantization
+        if method not in self.methods:
+            return "vLLM does not call the model's number format deprecated"
+        if situation.choices.allow_deprecated_quantization:
+            return "you gave --allow-deprecated-quantization"
+        return None
+
+    def describe(self) -> str:
+        return f"quantization {' or '.join(self.methods)} without --allow-deprecated-quantization"
+
+
+@dataclass(frozen=True)
+class DeprecatedQuantizationRefusal:
+    """What vLLM will say, and what to do."""
+
+    def settings(self, situation: Situation) -> Mapping[str, SettingValue]:
+        return {}
+
+    def remark(self, situation: Situation) -> str | None:
+        return (
+            f"vLLM ends at start-up, because it calls the quantization {situation.quantization} "
+            "deprecated: give --allow-deprecated-quantization, or use another checkpoint"
+        )
+
+    def describe(self) -> str:
+        return "the refusal that vLLM itself would end with"
+
+
+DEPRECATED_QUANTIZATION = Rule(
+    name="deprecated_quantization",
+    sets=DeprecatedQuantizationRefusal(),
+    seam="plan",
+    level="guard",
+    reason="vLLM refuses formats that it calls deprecated unless told not to",
+    requires=(model_is.ModelKnown(), QuantizationDeprecated()),
+    default_when=(),
+    yields_to=(),
+    evidence=Evidence("predicted", "from vLLM's source; executed on a simulated machine"),
+    source=(
+        "vLLM 0.30 to 0.32 config/model.py _verify_quantization, "
+        "layers/quantization/__init__.py DEPRECATED_QUANTIZATION_METHODS"
+    ),
+    remove_when="vLLM drops the formats, or the warning",
+    action="refuse",
+)
+
 RULES: tuple[Rule, ...] = (
+    DEPRECATED_QUANTIZATION,
     VISION_ENCODER,
     MINIMAX_M3_QUEUES,
     MINIMAX_M3_SHARED_EXPERT,
