@@ -162,7 +162,7 @@ def _traffic(measured: list[Traffic]) -> str:
         rows.append(
             [
                 load.name,
-                t.gfx,
+                f"compiled for {t.gfx}, counted by the emulator",
                 load.stream,
                 f"{load.needed_bytes}",
                 f"{t.stream_bytes}",
@@ -173,5 +173,5 @@ def _traffic(measured: list[Traffic]) -> str:
         )
         if load.why:
             reasons[load.name] = f"- {load.name}: {load.most:.3g} is allowed: {load.why}.\n"
-    head = ["workload", "chip", "stream", "bytes needed", "read", "ratio", "matrix work", "LDS"]
+    head = ["workload", "evidence", "stream", "bytes needed", "read", "ratio", "matrix work", "LDS"]
     return table(head, rows) + "\n" + "".join(reasons.values())
