@@ -35,6 +35,9 @@ LAYERS = {
     "hardware": Layer(ours=("detection",)),
     "detection": Layer(third_party=("amdsmi",), ours=("hardware",)),
     "patching": Layer(),
+    # What every measuring tool writes, and how secrets stay out of it.
+    "redaction": Layer(),
+    "run_record": Layer(ours=("redaction",)),
     "policy": Layer(ours=("policy", "hardware")),
     "kernels": Layer(third_party=("triton",), ours=("kernels",)),
     "ops": Layer(third_party=("torch",), ours=("ops", "kernels", "hardware")),
@@ -53,9 +56,22 @@ LAYERS = {
             "codegen",
         ),
     ),
-    "bench": Layer(third_party=(EVERYTHING,), ours=("bench", "policy", "hardware")),
-    "accuracy": Layer(third_party=(EVERYTHING,), ours=("accuracy", "policy", "hardware")),
-    "commands": Layer(ours=("commands", "policy", "hardware", "detection", "emulator")),
+    "bench": Layer(third_party=(EVERYTHING,), ours=("bench", "policy", "hardware", "run_record")),
+    "accuracy": Layer(
+        third_party=(EVERYTHING,), ours=("accuracy", "policy", "hardware", "run_record")
+    ),
+    "commands": Layer(
+        ours=(
+            "commands",
+            "bench",
+            "policy",
+            "hardware",
+            "detection",
+            "emulator",
+            "redaction",
+            "run_record",
+        )
+    ),
     "cli": Layer(ours=(EVERYTHING,)),
 }
 

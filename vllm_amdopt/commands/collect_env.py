@@ -20,6 +20,7 @@ from vllm_amdopt.commands.facts import Facts, gather
 from vllm_amdopt.detection import amdsmi_session, attempt, directory_names, read
 from vllm_amdopt.hardware import GIB
 from vllm_amdopt.policy.switches import SwitchError, read_switches
+from vllm_amdopt.redaction import redacted_environment
 
 Section = Mapping[str, Any]
 Report = Mapping[str, Section]
@@ -52,10 +53,6 @@ PREFIXES = (
     "VLLM_",
 )
 """Beginnings of the variables that are shown; GPU_ holds GPU_MAX_HW_QUEUES, VLLM_ holds ours."""
-
-_SECRET = re.compile(r"TOKEN|KEY|SECRET|PASS|CREDENTIAL|AUTH", re.IGNORECASE)
-_USER_AND_PASSWORD = re.compile(r"\S*:\S*@")  # with the scheme: a password may hold anything
-_HIDDEN = "(set, not shown)"
 
 _PACKAGES = re.compile(
     r"vllm.*|torch.*|pytorch.*|triton.*|amd.*|aiter|atom|rocm.*|rccl.*|hip.*|flash-attn|flydsl"
@@ -113,11 +110,9 @@ def collect(
 
 def shown_environment(environment: Mapping[str, str]) -> dict[str, str]:
     """The variables that matter, without secrets: their names stay, their values do not."""
-    return {
-        name: _HIDDEN if _SECRET.search(name) else _USER_AND_PASSWORD.sub("***@", environment[name])
-        for name in sorted(environment)
-        if name.startswith(PREFIXES)
-    }
+    return redacted_environment(
+        {name: value for name, value in environment.items() if name.startswith(PREFIXES)}
+    )
 
 
 def _switches(environment: Mapping[str, str]) -> dict[str, str]:
