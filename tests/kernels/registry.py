@@ -44,6 +44,10 @@ def attention_facts(case: attention_cases.AttentionCase) -> dict[str, Any]:
         "num_heads": case.heads,
         "num_kv_heads": case.kv_heads,
         "block_size": case.block_size,
+        "has_sinks": case.sinks,
+        "has_alibi": case.alibi,
+        "has_scales": case.fp8,
+        **({} if case.query_lens else {"query_len": case.query_len}),
     }
 
 
@@ -121,7 +125,8 @@ class KernelTest:
         """None, or what is wrong; call it where launches are emulated."""
         suite = SUITES[self.operation.name]
         served = self.dtype is torch.bfloat16
-        return suite.check(self.case, self.dtype, self.implementation.run, served=served)
+        fp8 = {"fp8": dtypes(self.gfx)["fp8"]} if getattr(self.case, "fp8", False) else {}
+        return suite.check(self.case, self.dtype, self.implementation.run, served=served, **fp8)
 
 
 def operations() -> dict[str, Operation]:
@@ -145,10 +150,14 @@ def dtypes(gfx: str) -> dict[str, torch.dtype]:
     }
 
 
-def _facts(operation: str, facts: dict[str, Any], dtype: torch.dtype) -> dict[str, Any]:
-    if operation.endswith("cache_write"):
-        facts["cache_dtype"] = dtype
-    return facts | {"dtype": dtype}
+def _facts(test: KernelTest) -> dict[str, Any]:
+    """What the implementation is asked about: the cache is fp8 where the case says so."""
+    facts = SUITES[test.operation.name].facts(test.case)
+    if getattr(test.case, "fp8", False):
+        facts["cache_dtype"] = dtypes(test.gfx)["fp8"]
+    elif test.operation.name.endswith("cache_write"):
+        facts["cache_dtype"] = test.dtype
+    return facts | {"dtype": test.dtype, "gfx": test.gfx}
 
 
 def kernel_tests() -> Iterator[KernelTest]:
@@ -161,8 +170,6 @@ def kernel_tests() -> Iterator[KernelTest]:
                     for dtype_name, dtype in dtypes(gfx).items():
                         if dtype is not torch.bfloat16 and case.name not in suite.also:
                             continue
-                        facts = _facts(name, suite.facts(case), dtype)
-                        if implementation.refusal(**facts, gfx=gfx) is None:
-                            yield KernelTest(
-                                operation, implementation, case, dtype_name, dtype, gfx
-                            )
+                        test = KernelTest(operation, implementation, case, dtype_name, dtype, gfx)
+                        if implementation.refusal(**_facts(test)) is None:
+                            yield test

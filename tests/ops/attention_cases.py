@@ -25,7 +25,11 @@ NAN = float("nan")
 
 @dataclass(frozen=True)
 class AttentionCase:
-    """One batch. `query_lens` None is decode; `splits` None leaves the number to the plan."""
+    """One batch. `query_lens` None is decode; `splits` None leaves the number to the plan.
+
+    `fp8`: the cache holds the chip's own e4m3, with scales that are not 1. `sinks`, `alibi`: each
+    head has a sink of its own, a slope of its own.
+    """
 
     name: str
     seq_lens: tuple[int, ...]
@@ -39,6 +43,11 @@ class AttentionCase:
     splits: int | None = None
     token_major: bool = False
     """The cache lies tokens first, then heads, as in another of vLLM's physical layouts."""
+    fp8: bool = False
+    sinks: bool = False
+    alibi: bool = False
+    query_len: int = 1
+    """Query tokens of each sequence in decode."""
 
 
 @dataclass(frozen=True)
@@ -172,17 +181,33 @@ def strided_output(tokens: int, heads: int, width: int, dtype: torch.dtype) -> T
     return torch.full((tokens, heads, width + 16), NAN, dtype=dtype)[..., :width]
 
 
+def extras(case: AttentionCase) -> dict[str, Any]:
+    """The keywords that give a case its scales, sinks and slopes; those at their default, not."""
+    found: dict[str, Any] = {}
+    if case.fp8:
+        found |= {"k_scale": 0.5, "v_scale": 1.75}
+    if case.sinks:
+        found["sinks"] = torch.linspace(-2.0, 3.0, case.heads)
+    if case.alibi:
+        found["alibi_slopes"] = 2.0 ** -torch.linspace(1.0, 8.0, case.heads)
+    return found
+
+
 def check_attention(
     case: AttentionCase,
     dtype: torch.dtype,
     launch: Callable[..., None] | None = None,
     served: bool = False,
+    fp8: torch.dtype = torch.float8_e4m3fn,
 ) -> str | None:
-    """None where `launch` (the Triton kernel) keeps the error budget, otherwise what is wrong."""
+    """None where `launch` (the Triton kernel) keeps the error budget, otherwise what is wrong.
+
+    `fp8`: which one a cache of a case with `fp8` holds.
+    """
     generator = torch.Generator().manual_seed(1)
-    cache = paged_cache(case, dtype, generator, served)
+    cache = paged_cache(case, fp8 if case.fp8 else dtype, generator, served)
     decode = case.query_lens is None
-    query_lens = case.query_lens or (1,) * len(case.seq_lens)
+    query_lens = case.query_lens or (case.query_len,) * len(case.seq_lens)
     tokens = sum(query_lens)
     query = packed_query(tokens, case.heads, case.head_size, dtype, generator)
     starts = torch.tensor([0, *query_lens]).cumsum(0).to(torch.int32)
@@ -190,6 +215,7 @@ def check_attention(
         "max_seq_len": max(case.seq_lens),
         "sliding_window": case.window,
         "logits_soft_cap": case.soft_cap,
+        **extras(case),
     }
     scale = case.head_size**-0.5
 

@@ -1,8 +1,9 @@
-"""Attention of one new token per sequence over a paged cache: reference, refusal and launch."""
+"""Attention of one or a few new tokens per sequence over a paged cache: reference and launch."""
 
 from __future__ import annotations
 
 from functools import lru_cache
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -25,16 +26,25 @@ def paged_attention_decode(
     *,
     sliding_window: int = 0,
     logits_soft_cap: float = 0.0,
+    k_scale: float = 1.0,
+    v_scale: float = 1.0,
+    sinks: Tensor | None = None,
+    alibi_slopes: Tensor | None = None,
     max_seq_len: int,
     implementation: str = "triton",
 ) -> None:
-    """Write softmax(scale * query @ keys) @ values to `out`, one query token per sequence.
+    """Write softmax(scale * query @ keys) @ values to `out`, equally many tokens per sequence.
 
-    query, out: [seqs, heads, head_size]; the token's own key lies in the cache already.
+    query, out: [seqs * n, heads, head_size], the last n tokens of each sequence: n is 1, or more
+    where a draft is verified. Their own keys lie in the cache already, and each sees those up to
+    its own.
     k_cache, v_cache: [blocks, kv_heads, block_size, head_size], views with any strides but
     innermost 1; block_table: int32 [seqs, max_blocks]; seq_lens: int32 [seqs], 0 for a padding row,
     which gets zeros. max_seq_len is an upper bound known on the host. sliding_window counts the
-    token itself; 0 is none. logits_soft_cap 0.0 is none. Raises RefusedError where `refusal` does.
+    token itself; 0 is none. logits_soft_cap 0.0 is none. A cached key is what is stored times
+    k_scale, a value times v_scale. sinks: float32 [heads], one more score in each head's softmax,
+    with no value. alibi_slopes: float32 [heads]; slope * (key position - query position) is added
+    to the score, after the cap. Raises RefusedError where `refusal` does.
     """
     OPERATION.run(implementation)(
         query,
@@ -46,6 +56,10 @@ def paged_attention_decode(
         out,
         sliding_window=sliding_window,
         logits_soft_cap=logits_soft_cap,
+        k_scale=k_scale,
+        v_scale=v_scale,
+        sinks=sinks,
+        alibi_slopes=alibi_slopes,
         max_seq_len=max_seq_len,
     )
 
@@ -61,48 +75,51 @@ def reference(
     *,
     sliding_window: int = 0,
     logits_soft_cap: float = 0.0,
+    k_scale: float = 1.0,
+    v_scale: float = 1.0,
+    sinks: Tensor | None = None,
+    alibi_slopes: Tensor | None = None,
     max_seq_len: int,
     compute_dtype: torch.dtype | None = None,
 ) -> None:
-    """The operation in plain PyTorch: decode is prefill with one query token per sequence."""
-    sequences = query.shape[0]
+    """The operation in plain PyTorch: decode is prefill with as many query tokens everywhere."""
+    sequences = block_table.shape[0]
+    each = query.shape[0] // max(1, sequences)
     paged_attention_prefill.reference(
         query,
         k_cache,
         v_cache,
         block_table,
         seq_lens,
-        torch.arange(sequences + 1, dtype=torch.int32, device=query.device),
+        torch.arange(sequences + 1, dtype=torch.int32, device=query.device) * each,
         scale,
         out,
-        max_query_len=1,
+        max_query_len=each,
         max_seq_len=max_seq_len,
         sliding_window=sliding_window,
         logits_soft_cap=logits_soft_cap,
+        k_scale=k_scale,
+        v_scale=v_scale,
+        sinks=sinks,
+        alibi_slopes=alibi_slopes,
         compute_dtype=compute_dtype,
     )
 
 
-refusal = paged_attention_prefill.refusal
+def refusal(*, query_len: int = 1, **facts: Any) -> str | None:
+    """Why the Triton kernels do not apply, or None; `facts` are those of the prefill operation."""
+    return refusals.first(
+        paged_attention_prefill.refusal(**facts),
+        None
+        if query_len == 1
+        else "the decode kernel takes one query token per sequence, not "
+        f"{query_len}; use the prefill operation.",
+    )
 
 
 @lru_cache(maxsize=64)
-def _check(
-    head_size: int,
-    num_heads: int,
-    num_kv_heads: int,
-    block_size: int,
-    dtype: torch.dtype,
-    cache_dtype: torch.dtype,
-) -> None:
-    sentence = refusal(
-        head_size=head_size,
-        num_heads=num_heads,
-        num_kv_heads=num_kv_heads,
-        block_size=block_size,
-        dtype=dtype,
-        cache_dtype=cache_dtype,
-    )
+def _check(**facts: Any) -> None:
+    sentence = refusal(**facts)
     if sentence is not None:
         raise RefusedError(f"paged_attention_decode: {sentence}")
 
@@ -118,13 +135,29 @@ def launch(
     *,
     sliding_window: int = 0,
     logits_soft_cap: float = 0.0,
+    k_scale: float = 1.0,
+    v_scale: float = 1.0,
+    sinks: Tensor | None = None,
+    alibi_slopes: Tensor | None = None,
     max_seq_len: int,
     splits: int | None = None,
 ) -> None:
     """The operation by the Triton kernels. `splits` overrides the planned number of parts."""
-    sequences, heads, head_size = query.shape
+    tokens, heads, head_size = query.shape
+    sequences = block_table.shape[0]
     _, kv_heads, block_size, _ = k_cache.shape
-    _check(head_size, heads, kv_heads, block_size, query.dtype, k_cache.dtype)
+    _check(
+        query_len=tokens // sequences if sequences else 1,
+        head_size=head_size,
+        num_heads=heads,
+        num_kv_heads=kv_heads,
+        block_size=block_size,
+        dtype=query.dtype,
+        cache_dtype=k_cache.dtype,
+        has_sinks=sinks is not None,
+        has_alibi=alibi_slopes is not None,
+        has_scales=(k_scale, v_scale) != (1.0, 1.0),
+    )
     refusals.require_dense_rows(
         "paged_attention_decode", query=query, k_cache=k_cache, v_cache=v_cache, out=out
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import lru_cache
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -28,6 +29,10 @@ def paged_attention_prefill(
     max_seq_len: int,
     sliding_window: int = 0,
     logits_soft_cap: float = 0.0,
+    k_scale: float = 1.0,
+    v_scale: float = 1.0,
+    sinks: Tensor | None = None,
+    alibi_slopes: Tensor | None = None,
     implementation: str = "triton",
 ) -> None:
     """Write softmax(scale * query @ keys) @ values to `out`, causally.
@@ -38,7 +43,10 @@ def paged_attention_prefill(
     k_cache, v_cache: [blocks, kv_heads, block_size, head_size]; block_table: int32 [seqs,
     max_blocks]; seq_lens: int32 [seqs]; query_start_loc: int32 [seqs + 1].
     max_query_len and max_seq_len are upper bounds known on the host. sliding_window counts the
-    token itself; 0 is none. logits_soft_cap 0.0 is none. Raises RefusedError where `refusal` does.
+    token itself; 0 is none. logits_soft_cap 0.0 is none. A cached key is what is stored times
+    k_scale, a value times v_scale. sinks: float32 [heads], one more score in each head's softmax,
+    with no value. alibi_slopes: float32 [heads]; slope * (key position - query position) is added
+    to the score, after the cap. Raises RefusedError where `refusal` does.
     """
     OPERATION.run(implementation)(
         query,
@@ -53,6 +61,10 @@ def paged_attention_prefill(
         max_seq_len=max_seq_len,
         sliding_window=sliding_window,
         logits_soft_cap=logits_soft_cap,
+        k_scale=k_scale,
+        v_scale=v_scale,
+        sinks=sinks,
+        alibi_slopes=alibi_slopes,
     )
 
 
@@ -70,6 +82,10 @@ def reference(
     max_seq_len: int,
     sliding_window: int = 0,
     logits_soft_cap: float = 0.0,
+    k_scale: float = 1.0,
+    v_scale: float = 1.0,
+    sinks: Tensor | None = None,
+    alibi_slopes: Tensor | None = None,
     compute_dtype: torch.dtype | None = None,
 ) -> None:
     """The operation in plain PyTorch, in float32 or in `compute_dtype`, to see what that costs."""
@@ -80,11 +96,13 @@ def reference(
         rows = slice(starts[sequence], starts[sequence + 1])
         out[rows] = attend(
             query[rows].to(dtype),
-            gather_heads(k_cache, block_table[sequence], length).to(dtype),
-            gather_heads(v_cache, block_table[sequence], length).to(dtype),
+            gather_heads(k_cache, block_table[sequence], length).to(dtype) * k_scale,
+            gather_heads(v_cache, block_table[sequence], length).to(dtype) * v_scale,
             scale,
-            sliding_window,
-            logits_soft_cap,
+            sliding_window=sliding_window,
+            logits_soft_cap=logits_soft_cap,
+            sinks=sinks,
+            alibi_slopes=alibi_slopes,
         ).to(out.dtype)
 
 
@@ -93,8 +111,11 @@ def attend(
     keys: Tensor,
     values: Tensor,
     scale: float,
-    sliding_window: int,
-    logits_soft_cap: float,
+    *,
+    sliding_window: int = 0,
+    logits_soft_cap: float = 0.0,
+    sinks: Tensor | None = None,
+    alibi_slopes: Tensor | None = None,
 ) -> Tensor:
     """Causal attention of one sequence: query [n, heads, D], keys and values [length, kv_heads, D].
 
@@ -111,10 +132,17 @@ def attend(
         scores = logits_soft_cap * torch.tanh(scores / logits_soft_cap)
     key_position = torch.arange(length, device=query.device)
     query_position = torch.arange(length - tokens, length, device=query.device)[:, None]
+    if alibi_slopes is not None:
+        slopes = alibi_slopes.to(scores.dtype).view(kv_heads, -1, 1, 1)
+        scores = scores + slopes * (key_position - query_position).to(scores.dtype)
     hidden = key_position > query_position
     if sliding_window:
         hidden |= key_position <= query_position - sliding_window
-    probabilities = torch.softmax(scores.masked_fill(hidden, float("-inf")), dim=-1)
+    scores = scores.masked_fill(hidden, float("-inf"))
+    if sinks is not None:
+        sink = sinks.to(scores.dtype).view(kv_heads, -1, 1, 1).expand(-1, -1, tokens, 1)
+        scores = torch.cat([scores, sink], dim=-1)
+    probabilities = torch.softmax(scores, dim=-1)[..., :length]
     return torch.einsum("kgnt,tkd->nkgd", probabilities, values).flatten(1, 2)
 
 
@@ -126,6 +154,9 @@ def refusal(
     block_size: int,
     dtype: torch.dtype,
     cache_dtype: torch.dtype | None = None,
+    has_sinks: bool = False,
+    has_alibi: bool = False,
+    has_scales: bool = False,
     gfx: str | None = None,
 ) -> str | None:
     """Why the Triton kernel does not apply, or None. `cache_dtype` None is the same as `dtype`."""
@@ -148,26 +179,21 @@ def refusal(
         if num_kv_heads > 0 and num_heads % num_kv_heads == 0
         else f"{num_heads} query heads do not divide evenly among {num_kv_heads} KV heads; use "
         "a tensor-parallel size that divides both.",
+        *(
+            f"the kernel has no {what} yet; use another attention backend."
+            for what, present in (
+                ("attention sinks", has_sinks),
+                ("ALiBi", has_alibi),
+                ("scales of the KV cache", has_scales),
+            )
+            if present
+        ),
     )
 
 
 @lru_cache(maxsize=64)
-def _check(
-    head_size: int,
-    num_heads: int,
-    num_kv_heads: int,
-    block_size: int,
-    dtype: torch.dtype,
-    cache_dtype: torch.dtype,
-) -> None:
-    sentence = refusal(
-        head_size=head_size,
-        num_heads=num_heads,
-        num_kv_heads=num_kv_heads,
-        block_size=block_size,
-        dtype=dtype,
-        cache_dtype=cache_dtype,
-    )
+def _check(**facts: Any) -> None:
+    sentence = refusal(**facts)
     if sentence is not None:
         raise RefusedError(f"paged_attention_prefill: {sentence}")
 
@@ -186,12 +212,26 @@ def launch(
     max_seq_len: int,
     sliding_window: int = 0,
     logits_soft_cap: float = 0.0,
+    k_scale: float = 1.0,
+    v_scale: float = 1.0,
+    sinks: Tensor | None = None,
+    alibi_slopes: Tensor | None = None,
 ) -> None:
     """The operation by the Triton kernel."""
     del max_seq_len
     _, heads, head_size = query.shape
     _, kv_heads, block_size, _ = k_cache.shape
-    _check(head_size, heads, kv_heads, block_size, query.dtype, k_cache.dtype)
+    _check(
+        head_size=head_size,
+        num_heads=heads,
+        num_kv_heads=kv_heads,
+        block_size=block_size,
+        dtype=query.dtype,
+        cache_dtype=k_cache.dtype,
+        has_sinks=sinks is not None,
+        has_alibi=alibi_slopes is not None,
+        has_scales=(k_scale, v_scale) != (1.0, 1.0),
+    )
     refusals.require_dense_rows(
         "paged_attention_prefill", query=query, k_cache=k_cache, v_cache=v_cache, out=out
     )
