@@ -3,14 +3,10 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[2]
+from tests.integration.forked_programs import ForkedPrograms
 
 
 @pytest.mark.parametrize(
@@ -33,16 +29,11 @@ ROOT = Path(__file__).parents[2]
         pytest.param("gfx90a", "aiter", {"VLLM_ROCM_USE_AITER": "1"}, id="MI250X, AITER on"),
     ],
 )
-def test_table_agrees_with_vllm(gfx: str, aiter: str, variables: dict[str, str]) -> None:
-    environment = {k: v for k, v in os.environ.items() if not k.startswith("VLLM_")}
-    process = subprocess.run(
-        [sys.executable, "-m", "tests.integration.simulated_backends", gfx, aiter],
-        capture_output=True,
-        text=True,
-        cwd=ROOT,
-        env={**environment, "VLLM_AMDOPT": "0", **variables},
-    )
-    assert process.returncode == 0, process.stderr[-4000:]
-    answer = json.loads(process.stdout.splitlines()[-1])
+def test_table_agrees_with_vllm(
+    forked_programs: ForkedPrograms, gfx: str, aiter: str, variables: dict[str, str]
+) -> None:
+    variables = {"VLLM_AMDOPT": "0", **variables}
+    output = forked_programs.run("tests.integration.simulated_backends", gfx, aiter, **variables)
+    answer = json.loads(output.splitlines()[-1])
     assert answer["differences"] == []
     assert answer["compared"] > 1000

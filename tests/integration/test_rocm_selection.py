@@ -6,14 +6,13 @@ What these tests cannot show is any kernel on an AMD GPU.
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
-from functools import cache
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+from tests.integration.forked_programs import ForkedPrograms
 
 ROOT = Path(__file__).parents[2]
 CONFIGS = ROOT / "vllm_amdopt" / "policy" / "model_configs"
@@ -22,21 +21,25 @@ MLA_LAYER: dict[str, Any] = {"head_size": 576, "use_mla": True}
 LAYERS = {"gqa": GQA_LAYER, "mla": MLA_LAYER}
 
 
-@cache
-def ask(gfx: str, aiter: bool, model: str, variables: tuple[tuple[str, str], ...]) -> Any:
-    """The answer of simulated_rocm.py for one machine, model and environment."""
-    config = json.loads((CONFIGS / f"{model}.json").read_text())
-    question = {"gfx": gfx, "aiter": aiter, "model": config.get("config", config), "layers": LAYERS}
-    environment = {k: v for k, v in os.environ.items() if not k.startswith("VLLM_")}
-    process = subprocess.run(
-        [sys.executable, "-m", "tests.integration.simulated_rocm", json.dumps(question)],
-        capture_output=True,
-        text=True,
-        cwd=ROOT,
-        env={**environment, **dict(variables)},
-    )
-    assert process.returncode == 0, process.stderr[-4000:]
-    return json.loads(process.stdout.splitlines()[-1])
+Ask = Callable[..., Any]
+
+
+@pytest.fixture(scope="module")
+def ask(forked_programs: ForkedPrograms) -> Ask:
+    """The answer of simulated_rocm.py for one machine, model and environment; asked once each."""
+    answers: dict[str, Any] = {}
+
+    def answer(gfx: str, aiter: bool, model: str, **variables: str) -> Any:
+        config = json.loads((CONFIGS / f"{model}.json").read_text())
+        facts = config.get("config", config)
+        question = json.dumps({"gfx": gfx, "aiter": aiter, "model": facts, "layers": LAYERS})
+        key = json.dumps([question, variables])
+        if key not in answers:
+            output = forked_programs.run("tests.integration.simulated_rocm", question, **variables)
+            answers[key] = json.loads(output.splitlines()[-1])
+        return answers[key]
+
+    return answer
 
 
 def decision(answer: Any, name: str) -> Any:
@@ -44,21 +47,23 @@ def decision(answer: Any, name: str) -> Any:
 
 
 @pytest.mark.parametrize(("gfx", "model"), [("gfx942", "llama-3.1-8b"), ("gfx950", "deepseek-v3")])
-def test_an_amd_machine_gets_our_platform_without_being_asked(gfx: str, model: str) -> None:
-    answer = ask(gfx, True, model, ())
+def test_an_amd_machine_gets_our_platform_without_being_asked(
+    ask: Ask, gfx: str, model: str
+) -> None:
+    answer = ask(gfx, True, model)
     assert answer["platform"] == "AmdOptRocmPlatform"
     assert answer["enum"] == "ROCM"
     assert answer["plan"]["gfx"] == gfx
 
 
-def test_off_leaves_vllms_own_platform() -> None:
-    answer = ask("gfx942", True, "llama-3.1-8b", (("VLLM_AMDOPT", "0"),))
+def test_off_leaves_vllms_own_platform(ask: Ask) -> None:
+    answer = ask("gfx942", True, "llama-3.1-8b", VLLM_AMDOPT="0")
     assert answer["platform"] == "RocmPlatform"
     assert answer["aiter_variable"] is None
 
 
-def test_kernels_without_a_measurement_stay_off_and_say_so() -> None:
-    answer = ask("gfx942", True, "llama-3.1-8b", ())
+def test_kernels_without_a_measurement_stay_off_and_say_so(ask: Ask) -> None:
+    answer = ask("gfx942", True, "llama-3.1-8b")
     for feature in ("attention", "gemm"):
         entry = decision(answer, feature)
         assert not entry["on"]
@@ -66,60 +71,60 @@ def test_kernels_without_a_measurement_stay_off_and_say_so() -> None:
     assert "amdopt" not in answer["selected"]["gqa"].lower()
 
 
-def test_a_forced_kernel_is_selected_by_vllms_rocm_platform() -> None:
-    answer = ask("gfx942", False, "llama-3.1-8b", (("VLLM_AMDOPT_ATTENTION", "on"),))
+def test_a_forced_kernel_is_selected_by_vllms_rocm_platform(ask: Ask) -> None:
+    answer = ask("gfx942", False, "llama-3.1-8b", VLLM_AMDOPT_ATTENTION="on")
     assert answer["selected"]["gqa"].endswith("AmdOptAttentionBackend")
 
 
-def test_forced_mla_brings_block_size_1_without_aiter() -> None:
-    answer = ask("gfx942", False, "deepseek-v3", (("VLLM_AMDOPT_MLA", "on"),))
+def test_forced_mla_brings_block_size_1_without_aiter(ask: Ask) -> None:
+    answer = ask("gfx942", False, "deepseek-v3", VLLM_AMDOPT_MLA="on")
     assert answer["selected"]["mla"].endswith("mla_backend.AmdOptMLABackend")
     assert decision(answer, "mla_block_size")["settings"] == {"block_size": 1}
 
 
-def test_mla_without_aiter_and_without_ours_keeps_triton_mlas_block_size() -> None:
-    answer = ask("gfx942", False, "deepseek-v3", ())
+def test_mla_without_aiter_and_without_ours_keeps_triton_mlas_block_size(ask: Ask) -> None:
+    answer = ask("gfx942", False, "deepseek-v3")
     assert answer["selected"]["mla"].endswith("TritonMLABackend")
     assert not decision(answer, "mla_block_size")["on"]
 
 
-def test_aiter_is_switched_on_where_it_is_installed_and_reaches_vllms_selection() -> None:
-    answer = ask("gfx950", True, "deepseek-v3", ())
+def test_aiter_is_switched_on_where_it_is_installed_and_reaches_vllms_selection(ask: Ask) -> None:
+    answer = ask("gfx950", True, "deepseek-v3")
     assert answer["aiter_variable"] == "1"
     assert answer["selected"]["mla"].endswith("AiterMLABackend")
     assert decision(answer, "mla_block_size")["on"]
 
 
-def test_aiter_is_left_alone_where_the_user_decided() -> None:
-    answer = ask("gfx942", True, "deepseek-v3", (("VLLM_ROCM_USE_AITER", "0"),))
+def test_aiter_is_left_alone_where_the_user_decided(ask: Ask) -> None:
+    answer = ask("gfx942", True, "deepseek-v3", VLLM_ROCM_USE_AITER="0")
     assert answer["aiter_variable"] == "0"
     assert answer["selected"]["mla"].endswith("TritonMLABackend")
 
 
-def test_aiter_stays_off_where_it_is_not_installed() -> None:
-    answer = ask("gfx942", False, "deepseek-v3", ())
+def test_aiter_stays_off_where_it_is_not_installed(ask: Ask) -> None:
+    answer = ask("gfx942", False, "deepseek-v3")
     assert answer["aiter_variable"] is None
     assert "AITER is not installed" in decision(answer, "aiter")["reason"]
 
 
-def test_order_of_attention_backends_reaches_vllms_selection() -> None:
-    answer = ask("gfx942", True, "llama-3.1-8b", ())
+def test_order_of_attention_backends_reaches_vllms_selection(ask: Ask) -> None:
+    answer = ask("gfx942", True, "llama-3.1-8b")
     assert decision(answer, "attention_order")["on"]
     assert answer["selected"]["gqa"].endswith("AiterFlashAttentionBackend")
     assert answer["attention_backend"] is None
-    stock = ask("gfx942", True, "llama-3.1-8b", (("VLLM_AMDOPT", "0"),))
+    stock = ask("gfx942", True, "llama-3.1-8b", VLLM_AMDOPT="0")
     assert stock["selected"]["gqa"].endswith("RocmAttentionBackend")
 
 
-def test_a_fault_in_the_order_of_attention_backends_leaves_vllms_own() -> None:
-    answer = ask("gfx942", True, "llama-3.1-8b", (("VLLM_AMDOPT_INJECT_FAULT", "attention_order"),))
+def test_a_fault_in_the_order_of_attention_backends_leaves_vllms_own(ask: Ask) -> None:
+    answer = ask("gfx942", True, "llama-3.1-8b", VLLM_AMDOPT_INJECT_FAULT="attention_order")
     assert decision(answer, "attention_order")["on"]
     assert answer["selected"]["gqa"].endswith("RocmAttentionBackend")
 
 
-def test_kv_offload_for_gqa_orders_and_forces_no_attention_backend() -> None:
+def test_kv_offload_for_gqa_orders_and_forces_no_attention_backend(ask: Ask) -> None:
     """Whether it is on depends on this machine's memory; then size and order come together."""
-    answer = ask("gfx942", False, "llama-3.1-8b", (("VLLM_AMDOPT_KV_OFFLOAD", "on"),))
+    answer = ask("gfx942", False, "llama-3.1-8b", VLLM_AMDOPT_KV_OFFLOAD="on")
     assert answer["attention_backend"] is None
     offload = decision(answer, "kv_offload")
     if offload["on"]:
@@ -129,7 +134,7 @@ def test_kv_offload_for_gqa_orders_and_forces_no_attention_backend() -> None:
         assert answer["kv_offloading_size"] is None
 
 
-def test_kv_offload_is_never_on_for_mla() -> None:
-    answer = ask("gfx950", True, "deepseek-v3", ())
+def test_kv_offload_is_never_on_for_mla(ask: Ask) -> None:
+    answer = ask("gfx950", True, "deepseek-v3")
     assert not decision(answer, "kv_offload")["on"]
     assert answer["kv_offloading_size"] is None
