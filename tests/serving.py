@@ -8,7 +8,6 @@ worker processes are found and ended, whatever happened to the one that started 
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import functools
 import itertools
 import json
@@ -17,7 +16,6 @@ import re
 import secrets
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import sysconfig
@@ -32,6 +30,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
+
+from vllm_amdopt.bench import processes
+from vllm_amdopt.bench.processes import end_session, end_with_parent, session_members
 
 CACHES = Path(__file__).resolve().parents[1] / ".cache"
 """Compiled kernels and graphs, shared by all servers of a checkout; `make clean` removes them."""
@@ -171,7 +172,7 @@ class Server:
                 stderr=subprocess.STDOUT,
                 env=self.process_environment(),
                 start_new_session=True,
-                preexec_fn=_end_with_parent,
+                preexec_fn=end_with_parent,
             )
 
     def _wait_until_ready(self, deadline: float) -> None:
@@ -355,13 +356,6 @@ class Server:
 
 _OPENER = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 _ERROR_LINE = re.compile(r"(?:^|[\s\]])((?:\w+\.)*[A-Z]\w*(?:Error|Exception|Exit): .*)")
-_LIBC = ctypes.CDLL(None)
-_PR_SET_PDEATHSIG = 1
-
-
-def _end_with_parent() -> None:
-    """In the new process: be told to end when the starting process dies without saying goodbye."""
-    _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 def default_program() -> tuple[str, ...]:
@@ -371,43 +365,10 @@ def default_program() -> tuple[str, ...]:
 
 def choose_port(wanted: int | None = None) -> int:
     """`wanted` if nobody has it, else a port that the system says is free."""
-    for port in (wanted, 0):
-        if port is None:
-            continue
-        with socket.socket() as probe, contextlib.suppress(OSError):
-            probe.bind(("127.0.0.1", port))
-            return int(probe.getsockname()[1])
-    raise ServerError("the system has no free port on 127.0.0.1")
-
-
-def session_members(leader: int) -> list[int]:
-    """The living processes whose session is `leader`'s (zombies are not alive)."""
-    members = []
-    for entry in Path("/proc").iterdir():
-        if not entry.name.isdigit():
-            continue
-        try:
-            stat = (entry / "stat").read_text()
-        except OSError:
-            continue
-        # "pid (name) state ppid pgrp session ...": the name may hold spaces and parentheses.
-        state, _parent, _group, session = stat.rpartition(")")[2].split()[:4]
-        if int(session) == leader and state not in "ZX":
-            members.append(int(entry.name))
-    return sorted(members)
-
-
-def end_session(leader: int, grace_seconds: float = 1.0) -> None:
-    """Ends all processes of a session: SIGTERM, then SIGKILL until none is left."""
-    deadline = time.monotonic() + grace_seconds
-    sent = signal.SIGTERM
-    while members := session_members(leader):
-        for member in members:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(member, sent)
-        if time.monotonic() > deadline:
-            sent = signal.SIGKILL
-        time.sleep(0.05)
+    port = processes.choose_port(wanted)
+    if port is None:
+        raise ServerError("the system has no free port on 127.0.0.1")
+    return port
 
 
 @functools.cache

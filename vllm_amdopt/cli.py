@@ -67,6 +67,7 @@ def _run(arguments: list[str]) -> int:
         return _docs(options)
     if options.command == "features":
         return _features(options)
+    options.command_line = arguments
     module, _, run = COMMANDS[options.command]
     code: int = getattr(_command(module), run)(options, dict(os.environ))
     return code
@@ -76,8 +77,8 @@ def _joined(arguments: list[str]) -> list[str]:
     """`--serve-args --enforce-eager` as one word: argparse takes the value for an option."""
     joined: list[str] = []
     for argument in arguments:
-        if joined[-1:] == ["--serve-args"]:
-            joined[-1] = f"--serve-args={argument}"
+        if joined and joined[-1] in ("--serve-args", "--a-serve-args", "--b-serve-args"):
+            joined[-1] = f"{joined[-1]}={argument}"
         else:
             joined.append(argument)
     return joined
@@ -89,6 +90,7 @@ COMMANDS = {
     "doctor": ("doctor", "add_arguments", "run"),
     "collect-env": ("collect_env", "add_arguments", "run"),
     "emulate-report": ("emulate_report", "add_arguments", "run"),
+    "bench": ("bench", "add_arguments", "run"),
 }
 """Command -> its module under `commands`, what adds its options, what runs it."""
 
@@ -117,6 +119,11 @@ _HELP = {
         "what an emulated run executed: by kernel, class, bytes and source line",
         "Print what a run on the CPU engine gfx942 or gfx950 executed. It was recorded if "
         "VLLM_AMDOPT_EMULATE_REPORT named a file or directory.",
+    ),
+    "bench": (
+        "compare servers: stock and plugin in turns, with intervals",
+        "Measure servers against each other and write run records. `vllm-amdopt bench COMMAND "
+        "--help` shows the options of each.",
     ),
 }
 

@@ -65,6 +65,7 @@ def _log(plan: Plan) -> None:
     for sentence in plan.warnings:
         logger.warning("vllm-amdopt: %s", sentence)
     logger.info("vllm-amdopt plan:\n%s", render_plan_table(plan, warnings=False))
+    logger.info("%s", plan.summary())
     if plan.warnings and faults.strict():
         raise faults.FeatureError(f"vllm-amdopt: {plan.warnings[0]} (VLLM_AMDOPT_STRICT=1)")
 

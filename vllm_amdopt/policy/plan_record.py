@@ -12,6 +12,9 @@ from typing import Literal, TypeVar
 from vllm_amdopt import __version__
 from vllm_amdopt.policy.situation import SettingValue
 
+SUMMARY_PREFIX = "vllm-amdopt in use: "
+"""What `Plan.summary` begins with; a JSON object follows on the same line."""
+
 _FORMAT = 2
 _Kind = TypeVar("_Kind")
 
@@ -89,6 +92,17 @@ class Plan:
         }
         text = json.dumps(acts, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+    def summary(self) -> str:
+        """One line of the start-up log, for programs too: what is on, and why not the rest."""
+        features = [d for d in self.decisions if d.kind == "feature"]
+        facts = {
+            "plan": self.digest,
+            "features": [d.name for d in features if d.on],
+            "rules": [d.name for d in self.decisions if d.kind != "feature" and d.on],
+            "off": {d.name: d.reason for d in features if not d.on},
+        }
+        return SUMMARY_PREFIX + json.dumps(facts)
 
     def to_dict(self) -> dict[str, object]:
         """The plan as JSON-able values; `from_dict` gives an equal plan back."""
