@@ -130,12 +130,14 @@ REFUSALS = [
     pytest.param(lambda: parse_share("150%", "--margin"), "below 100%", id="share"),
     pytest.param(lambda: parse_share("x", "--margin"), "write a share", id="no-share"),
     pytest.param(lambda: parse_slo("itl=50"), "write for example itl_p99=50", id="slo"),
-    pytest.param(lambda: parse_claim("a b", "--gate"), "METRIC@LOAD", id="claim"),
+    pytest.param(lambda: parse_claim("a b", "--gate"), "--gate: 'a b' is no metric", id="claim"),
     pytest.param(lambda: plan(levels=()), "no load to measure", id="no-load"),
     pytest.param(lambda: plan(blocks=0), "count from 1", id="no-block"),
     pytest.param(lambda: plan(arms=(Arm("a"), Arm("a"))), "two arms are called 'a'", id="names"),
     pytest.param(lambda: plan(levels=(LEVEL, LEVEL)), "is given twice", id="same-load"),
-    pytest.param(lambda: plan(primary="x@3"), "names the load 3", id="claim-without-load"),
+    pytest.param(
+        lambda: plan(primary="output_throughput@3"), "names the load 3", id="claim-without-load"
+    ),
     pytest.param(lambda: preset("none"), "is not known; there are", id="preset"),
     pytest.param(lambda: chosen_features("x"), "there is no feature 'x'", id="feature"),
 ]

@@ -239,7 +239,7 @@ def test_foreign_process_on_the_gpu_is_waited_for_and_watched(tmp_path: Path) ->
 
     machine = Machine(Path("/nowhere"), nvidia_smi)  # type: ignore[arg-type]
     rig = Rig(tmp_path, blocks=1, retries=1, machine=machine, gpu_indices=(0,), drive=Stranger())
-    with pytest.raises(GpusBusyError, match="process 4711 holds 2.0 GiB on GPU 0"):
+    with pytest.raises(GpusBusyError, match=r"process 4711 holds 2.0 GiB on GPU 0"):
         rig.run()  # the launch that repeats the spoiled one finds the stranger still there
     rows = [json.loads(line) for line in (tmp_path / NAME).read_text().splitlines()]
     assert "process 4711 was seen on GPU 0" in rows[0]["launch"]["failure"]

@@ -25,6 +25,7 @@ from vllm_amdopt.bench.gpu_use import (
     gpus_in_use,
 )
 from vllm_amdopt.bench.load import Drive, LoadError, RunTimeoutError, bench_arguments
+from vllm_amdopt.bench.metrics import MEMORY
 from vllm_amdopt.bench.plan import LETTERS, Arm, Level, Plan
 from vllm_amdopt.bench.progress import Reporter, Timing
 from vllm_amdopt.bench.server import (
@@ -40,6 +41,7 @@ from vllm_amdopt.bench.treatment import Treatment, read_treatment, treatment_pro
 Row = dict[str, Any]
 
 FREE_DISK_BYTES = 512 << 20
+MEMORY_METRICS = tuple(metric.name for metric in MEMORY)
 
 
 class DiskFullError(RuntimeError):
@@ -184,7 +186,7 @@ class Launcher:
         launch.facts = {"seconds_to_ready": server.seconds_to_ready, **launch_facts(log)}
         held = [gpu.memory_used for gpu in self._our_gpus() if gpu.memory_used is not None]
         if held:
-            launch.facts["gpu_memory_used_gib"] = sum(held) / GIB
+            launch.facts["gpu_memory_gib"] = sum(held) / GIB
         problem = treatment_problem(arm, launch.treatment)
         if problem is not None:
             _fail(launch, problem.status, problem.sentence)
@@ -302,10 +304,10 @@ class Launcher:
         failed = [row for row in launch.rows if row["status"] != "ok"]
         if launch.failure is None and failed:
             launch.failure = failed[0]["reason"]
+        memory = {key: value for key, value in launch.facts.items() if key in MEMORY_METRICS}
         for row in launch.rows:
-            for name in ("model_memory_gib", "gpu_memory_used_gib", "seconds_to_ready"):
-                if name in launch.facts and row["status"] == "ok":
-                    row["metrics"].setdefault(name, launch.facts[name])
+            if row["status"] == "ok" and row["metrics"]:
+                row["metrics"].update(memory)
         launch.facts.update(
             block=place.block,
             attempt=place.attempt,

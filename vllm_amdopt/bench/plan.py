@@ -16,6 +16,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
+from vllm_amdopt.bench.metrics import metric_and_load
+
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 FEWEST_PROMPTS = 8
 """Of one measured run: below, its start and its end are most of it."""
@@ -119,13 +121,12 @@ class Plan:
         labels = [level.file_stem for level in self.levels]
         if len(set(labels)) != len(labels):
             raise PlanError(f"the load {max(labels, key=labels.count)} is given twice")
-        loads = {level.load for level in self.levels}
+        loads = [level.load for level in self.levels]
         for claim in (self.primary, *self.gated):
-            load = claim.partition("@")[2]
-            if load and load not in loads:
-                raise PlanError(
-                    f"{claim} names the load {load}, and the loads are {', '.join(sorted(loads))}"
-                )
+            load = metric_and_load(claim)[1]
+            if load is not None and load not in map(float, loads):
+                known = ", ".join(dict.fromkeys(loads))
+                raise PlanError(f"{claim} names the load {load:g}, and the loads are {known}")
 
     def to_dict(self) -> dict[str, Any]:
         return json.loads(json.dumps(asdict(self)))  # type: ignore[no-any-return]
@@ -254,16 +255,12 @@ def make_levels(
     return tuple(levels)
 
 
-_CLAIM = re.compile(r"(\w+)(?:@([\w.]+))?")
-
-
 def parse_claim(text: str, option: str) -> str:
     """`p99_itl_ms@64` (one load) or `p99_itl_ms` (the geometric mean over all), as it was given."""
-    if not _CLAIM.fullmatch(text):
-        raise PlanError(
-            f"{option} {text!r}: write METRIC@LOAD, for example output_throughput@64, or METRIC "
-            "alone for all loads together"
-        )
+    try:
+        metric_and_load(text)
+    except ValueError as error:
+        raise PlanError(f"{option}: {error}") from None
     return text
 
 

@@ -291,15 +291,17 @@ def last_line(log: str) -> str:
 
 
 _MEMORY = re.compile(r"Model loading took ([\d.]+) ?GiB")
+_CACHE_MEMORY = re.compile(r"Available KV cache memory: ([\d.]+) ?GiB")
 _CACHE_TOKENS = re.compile(r"(?:GPU|CPU) KV cache size: ([\d,]+) tokens")
-_RUNNER = re.compile(r"V([12]) model runner|vllm/v1/worker/(gpu)/model_runner")
 
 
 def launch_facts(log: str) -> dict[str, float]:
-    """What a launch says about memory: GiB of weights on a device, tokens that the cache holds."""
+    """What a launch says about memory on a device, by the names that `metrics` has for it."""
     facts: dict[str, float] = {}
     if found := _MEMORY.search(log):
-        facts["model_memory_gib"] = float(found.group(1))
+        facts["weights_gib"] = float(found.group(1))
+    if found := _CACHE_MEMORY.search(log):
+        facts["kv_cache_gib"] = float(found.group(1))
     if found := _CACHE_TOKENS.search(log):
         facts["kv_cache_tokens"] = float(found.group(1).replace(",", ""))
     return facts

@@ -91,8 +91,8 @@ def treatment_problem(arm: Arm, treatment: Treatment) -> Problem | None:
             )
         return None
     if treatment.faults:
-        name, reason = next(iter(treatment.faults.items()))
-        return Problem("tainted", f"{name} failed in {arm.name} and was switched off: {reason}")
+        failed, why = next(iter(treatment.faults.items()))
+        return Problem("tainted", f"{failed} failed in {arm.name} and was switched off: {why}")
     for name in arm.expected_features:
         if name not in treatment.working:
             reason = treatment.off.get(name)

@@ -203,11 +203,7 @@ def _measure(
         ceilings=ceilings,
     )
     save(record, out / FILE_NAME)
-    text, code = conclude(
-        record,
-        blocks_done=outcome.blocks_done,
-        require_conclusive=options.require_conclusive,
-    )
+    text, code = conclude(record, require_conclusive=options.require_conclusive)
     print(text)
     for note in record.notes:
         print(f"note: {note}")

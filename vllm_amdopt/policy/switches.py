@@ -67,6 +67,15 @@ GENERAL_SWITCHES: tuple[Switch, ...] = (
         ),
     ),
     Switch(
+        name="VLLM_AMDOPT_LOCK_DIR",
+        values=("unset", "directory"),
+        default="unset",
+        summary=(
+            "where `vllm-amdopt bench` keeps its locks of GPUs, /var/lock/vllm-amdopt unless set; "
+            "everybody on a machine and in its containers needs the same one"
+        ),
+    ),
+    Switch(
         name="VLLM_AMDOPT_INJECT_FAULT",
         values=("unset", "name of a hook"),
         default="unset",
