@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tomllib
 from dataclasses import replace
 from pathlib import Path
 
@@ -23,7 +24,7 @@ from vllm_amdopt.bench.plan import (
     parse_workload,
     words,
 )
-from vllm_amdopt.bench.presets import preset, read_presets
+from vllm_amdopt.bench.presets import PLACES, preset, read_presets
 
 LEVEL = Level("random", 8, 4, concurrency=2, prompts=4, warmup_prompts=2)
 
@@ -175,6 +176,14 @@ def test_presets_hold_what_their_sources_say() -> None:
         (3200, 800, 500)
     }
     assert [level.concurrency for level in dsr1.levels] == [1, 2, 4, 8, 16, 32, 64, 128]
+
+
+def test_presets_travel_in_the_wheel() -> None:
+    root = Path(__file__).resolve().parents[2]
+    build = tomllib.loads((root / "pyproject.toml").read_text())["tool"]["hatch"]["build"]
+    (source, target), *_ = build["targets"]["wheel"]["force-include"].items()
+    assert (root / source) == PLACES[1] and (root / target) == PLACES[0]
+    assert (root / source).is_file()
 
 
 @pytest.mark.parametrize("name", sorted(read_presets()))
