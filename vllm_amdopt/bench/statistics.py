@@ -7,9 +7,9 @@ interval here. How often each statement is wrong was simulated: docs/statistics.
 import bisect
 import math
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, TypeVar
 
 from vllm_amdopt.bench.distributions import (
     rank_distance_counts,
@@ -20,6 +20,8 @@ from vllm_amdopt.bench.distributions import (
 )
 
 Verdict = Literal["better", "regression", "equivalent", "inconclusive"]
+
+Claim = TypeVar("Claim", bound=Hashable)
 
 POWER = 0.8
 """The chance with which the minimum detectable effect would be noticed."""
@@ -99,6 +101,25 @@ def effect_of_logs(logs: Sequence[float], confidence: float = 0.95) -> PairedEff
     )
 
 
+@dataclass(frozen=True)
+class PairedDifference:
+    """B minus A over blocks, for metrics that may be 0 (a compilation that does not happen)."""
+
+    n: int
+    difference: float
+    low: float | None
+    high: float | None
+
+
+def paired_difference(
+    a: Sequence[float], b: Sequence[float], confidence: float = 0.95
+) -> PairedDifference:
+    """The mean difference and its Student-t interval, in the metric's own unit."""
+    differences = [y - x for x, y in zip(a, b, strict=True)]
+    low, high = mean_interval(differences, confidence) or (None, None)
+    return PairedDifference(len(differences), statistics.fmean(differences), low, high)
+
+
 # --- what it means ------------------------------------------------------------------------------
 
 
@@ -150,9 +171,10 @@ def verdict(
     return "inconclusive"
 
 
-def holm(p_values: Mapping[str, float]) -> dict[str, float]:
+def holm(p_values: Mapping[Claim, float]) -> dict[Claim, float]:
     """Holm's adjusted p: with all claims judged by these, the chance of any false one is alpha."""
-    adjusted, largest = {}, 0.0
+    adjusted: dict[Claim, float] = {}
+    largest = 0.0
     for index, name in enumerate(sorted(p_values, key=lambda name: p_values[name])):
         largest = max(largest, min(1.0, (len(p_values) - index) * p_values[name]))
         adjusted[name] = largest
