@@ -91,6 +91,8 @@ COMMANDS = {
     "collect-env": ("collect_env", "add_arguments", "run"),
     "emulate-report": ("emulate_report", "add_arguments", "run"),
     "bench": ("bench", "add_arguments", "run"),
+    "report": ("report", "add_arguments", "run"),
+    "compare": ("compare", "add_arguments", "run"),
 }
 """Command -> its module under `commands`, what adds its options, what runs it."""
 
@@ -124,6 +126,16 @@ _HELP = {
         "compare servers: stock and plugin in turns, with intervals",
         "Measure servers against each other and write run records. `vllm-amdopt bench COMMAND "
         "--help` shows the options of each.",
+    ),
+    "report": (
+        "run records as a page, a text, tables and figures",
+        "Write report.html, which needs nothing else, report.md, rows.csv and effects.csv, "
+        "junit.xml and figures from the run records in a directory.",
+    ),
+    "compare": (
+        "what changed between two run records",
+        "Compare what two sessions measured. Exit code 1 if the candidate lost against its "
+        "baseline by more than the margin; 2 if the records cannot be compared, with the reason.",
     ),
 }
 

@@ -17,11 +17,12 @@ from vllm_amdopt.bench.report.content import (
 from vllm_amdopt.bench.report.page import SYNTHETIC
 from vllm_amdopt.policy.text_tables import markdown_table
 
-_SYNTAX = re.compile(r"([\\`*_\[\]<>|#~])")
+_SYNTAX = re.compile(r"([\\`*_<>|#~]|(?<=\])[(\[:])")
+"""What would be read as Markdown or HTML; brackets only where they would become a link."""
 
 
-def render_markdown(report: Report) -> str:
-    """The whole text."""
+def render_markdown(report: Report, *, folded: bool = True) -> str:
+    """The whole text; without what pages show folded, if that is not wanted."""
     lines = [f"# {_plain(report.title)}", "", _plain(report.subtitle), ""]
     if report.synthetic:
         lines += [f"> **{SYNTHETIC}**", ""]
@@ -34,9 +35,16 @@ def render_markdown(report: Report) -> str:
             facts = (f"{_plain(name)}: {_plain(value)}" for name, value in banner.facts)
             lines += [" · ".join(facts), ""]
     for section in report.sections:
+        blocks = [
+            block
+            for block in section.blocks
+            if folded or not (isinstance(block, Grid) and block.folded)
+        ]
+        if not blocks:
+            continue
         title = f"{section.group}: {section.title}" if section.group else section.title
         lines += [f"## {_plain(title)}", ""]
-        for block in section.blocks:
+        for block in blocks:
             lines += [_block(block), ""]
     return "\n".join(lines).rstrip() + "\n"
 
@@ -98,7 +106,7 @@ def _chart(chart: Chart) -> str:
         for series in chart.series
         for point in series.points
     ]
-    head = ("Arm", "", chart.x_title, chart.y_title, "interval")
+    head: tuple[str, ...] = ("Arm", "", chart.x_title, chart.y_title, "interval")
     if not any(row[1] for row in rows):
         rows = [[row[0], *row[2:]] for row in rows]
         head = (head[0], *head[2:])
