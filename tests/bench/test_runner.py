@@ -57,7 +57,7 @@ FAULTS = [
     pytest.param(("--mock-ready-seconds", "99"), "--ready-timeout", "error", id="never-ready"),
     pytest.param(("--mock-compile-after", "4"), "the server compiled while", "tainted", id="jit"),
     pytest.param(("--mock-hit-share", "0.5"), "50.0% of the prompt tokens", "tainted", id="cache"),
-    pytest.param(("--mock-tokens-short", "1"), "unequal numbers", "tainted", id="short-answers"),
+    pytest.param(("--mock-short-by", "1"), "unequal numbers", "tainted", id="short-answers"),
 ]
 
 

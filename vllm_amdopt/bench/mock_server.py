@@ -1,6 +1,6 @@
 """A server that speaks OpenAI's completions API and computes nothing; standard library only.
 
-    python -m vllm_amdopt.bench.mock_server MODEL --port 8000 [--mock-token-seconds 0.01 ...]
+    python -m vllm_amdopt.bench.mock_server MODEL --port 8000 [--mock-decode-seconds 0.01 ...]
 
 Without delays it is the null server against which the load generator's own limit is measured. Its
 `--mock-*` options make it slow, unreliable or silent: the harness is tested with them. Options of
@@ -171,12 +171,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=int, required=True)
     parser.add_argument("--served-model-name", default="mock")
-    parser.add_argument("--mock-token-seconds", type=float, default=0.0)
-    parser.add_argument("--mock-first-token-seconds", type=float, default=0.0)
+    parser.add_argument("--mock-decode-seconds", type=float, default=0.0)
+    parser.add_argument("--mock-prefill-seconds", type=float, default=0.0)
     parser.add_argument("--mock-ready-seconds", type=float, default=0.0)
     for name in ("fail-every", "disconnect-every", "die-after", "hang-after", "compile-after"):
         parser.add_argument(f"--mock-{name}", type=int, default=0)
-    parser.add_argument("--mock-tokens-short", type=int, default=0)
+    parser.add_argument("--mock-short-by", type=int, default=0)
     parser.add_argument("--mock-hit-share", type=float, default=0.0)
     parser.add_argument("--mock-say", action="append", default=[], metavar="LINE")
     parser.add_argument("--mock-exit", type=int, help="end with this code instead of serving")
@@ -187,14 +187,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return int(options.mock_exit)
     behaviour = Behaviour(
         options.served_model_name,
-        token_seconds=options.mock_token_seconds,
-        first_token_seconds=options.mock_first_token_seconds,
+        token_seconds=options.mock_decode_seconds,
+        first_token_seconds=options.mock_prefill_seconds,
         fail_every=options.mock_fail_every,
         disconnect_every=options.mock_disconnect_every,
         die_after=options.mock_die_after,
         hang_after=options.mock_hang_after,
         compile_after=options.mock_compile_after,
-        tokens_short=options.mock_tokens_short,
+        tokens_short=options.mock_short_by,
         hit_share=options.mock_hit_share,
     )
     with contextlib.suppress(KeyboardInterrupt):
