@@ -10,6 +10,7 @@ COMPAT_VERSIONS ?= 0.30.0 0.31.0 0.32.0
 PYTEST_ARGUMENTS ?=
 # `--check` compares docs/fleet.md instead of writing it.
 FLEET_ARGUMENTS ?=
+BENCH_DEMO_ARGUMENTS ?=
 # Two at a time: most of a test's time is one process importing vLLM. Whole files go to a worker, in
 # the order of collection, so that fast ones come first and a file's servers are shared.
 WORKERS ?= 2
@@ -17,7 +18,7 @@ PARALLEL = -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 MAKE_ENVIRONMENT = "$(PYTHON)" tests/environment/make_environment.py
 
 .DEFAULT_GOAL := help
-.PHONY: help environment demo test test-fast test-compat fleet startup-cost lint format clean python
+.PHONY: help environment demo bench-demo test test-fast test-compat fleet startup-cost lint format clean python
 
 help:  ## list the targets
 	@echo "vllm-amdopt: make TARGET   (PYTHON=python3.12 and VENV=/path choose others)"
@@ -32,6 +33,9 @@ environment: python  ## make .venv: vLLM for the CPU, the plugin, the tools (min
 
 demo: environment  ## serve three models, stock and with the plugin, and compare (GFX=gfx950: an MI355X)
 	@"$(VENV)/bin/python" -m benchmarks.demo --gfx "$(GFX)"
+
+bench-demo: environment  ## show the measuring tools: noise, a 10 % slowdown, right and wrong answers (25 min)
+	@"$(VENV)/bin/python" -m benchmarks.bench_demo $(BENCH_DEMO_ARGUMENTS)
 
 test: environment  ## run all tests, fast ones first
 	@"$(VENV)/bin/python" -m pytest $(PARALLEL) $(PYTEST_ARGUMENTS)

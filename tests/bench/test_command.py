@@ -47,12 +47,13 @@ def bench(command: str, *more: str, out: Path) -> int:
     words = shlex.split(command)
     return main(
         [
-            "bench",
-            *words,
+            *("bench", words[0]),
             *("--model", MODEL, "--workload", "random:8/4", "--concurrency", "2"),
             *("--prompts", "4", "--warmup-per-conc", "1", "--no-pre-block", "--retries", "0"),
             *("--serve-program", MOCK, "--gpus", "none", "--progress", "plain", "--min-free-disk"),
-            *("0", "--out", str(out), *more),
+            *("0", "--margin", "50%", "--out", str(out)),
+            *words[1:],
+            *more,
         ]
     )
 
@@ -64,7 +65,7 @@ def test_slow_arm_is_a_regression(tmp_path: Path, capsys: pytest.CaptureFixture[
     out = tmp_path / "run"
     code = bench(
         f"ab {BOTH_STOCK} --blocks 3 --a-serve-args {shlex.quote(FAST)} "
-        f"--b-serve-args {shlex.quote(SLOW)} --primary output_throughput@2",
+        f"--b-serve-args {shlex.quote(SLOW)} --primary output_throughput@2 --margin 1%",
         out=out,
     )
     said = capsys.readouterr()
@@ -85,7 +86,7 @@ def test_plugin_arm_is_checked_and_equal_arms_are_no_regression(
 ) -> None:
     say = shlex.quote(f"--mock-say {shlex.quote(IN_USE)} {FAST}")
     command = f"ab --blocks 2 --a-serve-args {shlex.quote(FAST)} --b-serve-args {say}"
-    assert bench(command, "--margin", "50%", out=tmp_path / "run") == 0
+    assert bench(command, out=tmp_path / "run") == 0
     record = load(tmp_path / "run" / "record.json")
     assert record.arms[0].plan is None and record.arms[1].plan is not None
     assert record.arms[1].plan["features"] == ["attention"]
@@ -94,7 +95,8 @@ def test_plugin_arm_is_checked_and_equal_arms_are_no_regression(
 
 
 def test_one_block_is_no_measurement(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert bench("aa --blocks 1 --require-conclusive", out=tmp_path / "run") in (3, 4)
+    assert bench("aa --blocks 1 --require-conclusive", out=tmp_path / "run") == 3
+    assert "in one block, which has no interval" in capsys.readouterr().out
 
 
 def test_treatment_that_is_missing_is_no_measurement(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from tests.integration.offline import GQA, MLA, MODELS, Jobs
 from tests.integration.served import CHUNKED, PROMPTS, only, serve, states, stock
 from tests.serving import Server
+from vllm_amdopt.bench.treatment import read_treatment
 
 
 def test_plugin_on_compiled_with_chunked_prefill(jobs: Jobs) -> None:
@@ -17,6 +18,9 @@ def test_plugin_on_compiled_with_chunked_prefill(jobs: Jobs) -> None:
     assert "Using AMDOPT_ATTN backend" in log
     assert "is switched off" not in log
     assert log.count("vllm-amdopt plan") == 1
+    # What `bench` takes for the proof that the treatment was there.
+    treatment = read_treatment(log)
+    assert treatment.working == {"attention", "gemm"} and "mla" in treatment.off
 
 
 def test_mla_on_at_block_size_1_with_chunked_prefill(jobs: Jobs) -> None:

@@ -39,7 +39,7 @@ def conclude(record: RunRecord, *, require_conclusive: bool) -> tuple[str, int]:
     ]
     if len(bad) > MOST_REASONS:
         lines.append(f"and {len(bad) - MOST_REASONS} rows more that do not count")
-    outcome = next((said for said in WORST_FIRST if said in outcomes), "invalid")
+    outcome: Outcome = next((said for said in WORST_FIRST if said in outcomes), "invalid")
     if require_conclusive and outcome == "inconclusive":
         return "\n".join(lines), EXIT_INCONCLUSIVE
     return "\n".join(lines), EXIT_CODES[outcome]
@@ -47,11 +47,11 @@ def conclude(record: RunRecord, *, require_conclusive: bool) -> tuple[str, int]:
 
 def _compared(comparison: Comparison) -> list[str]:
     names = f"{comparison.candidate} against {comparison.baseline}"
-    cells = dict.fromkeys((*comparison.primary, *comparison.gates))
+    cells = {cell.name: cell for cell in (*comparison.primary, *comparison.gates)}
     lines = [f"{names}: {comparison.outcome}, by {comparison.blocks} blocks"]
     if comparison.invalid:
         lines[0] += f" ({comparison.invalid})"
-    lines += [f"  {cell.name}: {told(cell)}" for cell in cells]
+    lines += [f"  {cell.name}: {told(cell)}" for cell in cells.values()]
     for arm, drift in comparison.drifts.items():
         lines.append(f"  {arm} drifts over the blocks (p={drift.p:.3f}): see the report")
     return lines
