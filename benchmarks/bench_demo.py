@@ -108,7 +108,7 @@ def steps(out: Path, blocks: int) -> list[Step]:
             f"{tasks} --b plugin:{ENGINE} --out {out / 'tasks'}",
             0,
         ),
-        step("report", "one page on all of it", f"bench report {out} --out {out / 'report'}", 0),
+        step("report", "one page on all of it", f"report {out} --out {out / 'report'}", 0),
     ]
 
 

@@ -54,9 +54,10 @@ def test_schema_would_notice(name: str, key: str, value: object) -> None:
 def test_task_runs_commands_that_exist() -> None:
     task, fleet = content("bench.dstack.yml"), content("fleet.dstack.yml")
     assert task["fleets"] == [fleet["name"]]
-    ours = [shlex.split(line) for line in task["commands"] if line.startswith("vllm-amdopt bench")]
-    assert [words[2] for words in ours] == ["calibrate-client", "ab", "report"]
-    options = _parser(["bench"]).parse_args(ours[1][1:])
+    ours = [shlex.split(line)[1:] for line in task["commands"] if line.startswith("vllm-amdopt")]
+    parsed = [_parser(words[:1]).parse_args(words) for words in ours]
+    assert [options.command for options in parsed] == ["doctor", "bench", "bench", "report"]
+    options = parsed[2]
     assert plan_of(options).preset == "paiton-8b" and options.resume
     # The locks of a container are those of the machine.
     directory = next(line.split("=")[1] for line in task["env"] if "LOCK_DIR" in line)

@@ -207,7 +207,7 @@ def _measure(
     print(text)
     for note in record.notes:
         print(f"note: {note}")
-    print(f"The record is {out / FILE_NAME}; `vllm-amdopt bench report {out}` shows it.")
+    print(f"The record is {out / FILE_NAME}; `vllm-amdopt report {out}` shows it.")
     return EXIT_INVALID if outcome.invalid else code
 
 
