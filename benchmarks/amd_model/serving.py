@@ -220,11 +220,11 @@ def decode(model: Model, batch: int, context: int, compute_units: int) -> Case:
 def latent_decode(model: Model, batch: int, context: int, compute_units: int) -> Case:
     """mla_decode: the same over the latent cache."""
     from vllm_amdopt.kernels import mla_decode as kernels
-    from vllm_amdopt.kernels.split_plan import plan_splits
+    from vllm_amdopt.kernels import mla_decode_plan as plans
 
-    config = kernels.choose_config(model.query_heads, model.latent, ELEMENT)
-    programs = batch * _up(model.query_heads, config.heads)
-    splits = plan_splits(programs, context, compute_units)
+    config = plans.choose_config(model.query_heads, ELEMENT)
+    programs = batch * _up(model.query_heads, config.rows)
+    splits = plans.plan(programs, context, compute_units, config)
     used, trips = _split(context, config.tile, splits)
     variant = _like(
         kernels.CODEGEN_VARIANTS,
@@ -233,7 +233,8 @@ def latent_decode(model: Model, batch: int, context: int, compute_units: int) ->
         LATENT_SIZE=model.latent,
         ROPE_SIZE=model.rope,
         BLOCK_SIZE=LATENT_BLOCK_SIZE,
-        HEADS=config.heads,
+        QUERY_LEN=1,
+        ROWS=config.rows,
         TILE=config.tile,
         DIRECT=splits == 1,
     )
@@ -245,15 +246,20 @@ def latent_decode(model: Model, batch: int, context: int, compute_units: int) ->
     partial = batch * model.query_heads * used * (model.latent + 1) * 4 if splits > 1 else 0
     launches = [Launch(variant, programs * used, trips, cache + tables + query + (partial or out))]
     if splits > 1:
+        merge = plans.choose_reduce_config(splits, model.latent)
         reduce_variant = _like(
             kernels.CODEGEN_VARIANTS,
             kernels.reduce_kernel,
-            kernels.REDUCE_CONFIG,
+            merge,
             LATENT_SIZE=model.latent,
-            SPLITS=kernels.padded_splits(splits),
+            QUERY_LEN=1,
+            SPLITS=plans.padded_splits(splits),
+            CHUNK=merge.chunk,
+            COLUMNS=merge.columns,
             TILE=config.tile,
         )
-        launches.append(Launch(reduce_variant, batch * model.query_heads, 1, partial + out))
+        pieces = batch * model.query_heads * (model.latent // merge.columns)
+        launches.append(Launch(reduce_variant, pieces, _up(used, merge.chunk), partial + out))
     return Case(
         "mla_decode",
         model.name,

@@ -71,6 +71,7 @@ SUITES: Mapping[str, Suite] = {
             "kv_lora_rank": case.latent_size,
             "rope_size": 64,
             "block_size": case.block_size,
+            "query_len": case.query_len,
         },
         also=("block_16_20_heads",),
     ),

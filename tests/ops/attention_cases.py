@@ -52,7 +52,7 @@ class AttentionCase:
 
 @dataclass(frozen=True)
 class MlaCase:
-    """One batch of absorbed MLA decode; R is 64."""
+    """One batch of absorbed MLA decode; R is 64. `fp8`, `query_len` as in `AttentionCase`."""
 
     name: str
     seq_lens: tuple[int, ...]
@@ -61,6 +61,8 @@ class MlaCase:
     block_size: int
     splits: int | None = None
     with_lse: bool = True
+    fp8: bool = False
+    query_len: int = 1
 
 
 # The tile is 64 tokens in most: lengths stand around 16 (page), 64 (tile) and splits of tiles.
@@ -92,13 +94,18 @@ PREFILL_CASES = (
     AttentionCase("head_256", (33,), 4, 2, 256, 32, (33,)),
 )
 
-# The tile is 32 latents in bfloat16.
+# The tile is 16 latents for up to 16 rows, which are heads times query tokens, and 32 for more.
 MLA_CASES = (
-    MlaCase("block_1_tile_borders", (0, 1, 31, 32, 33, 70), 16, 512, 1),
-    MlaCase("block_1_split_borders", (1, 32, 33, 64, 65, 100), 16, 512, 1, splits=3),
+    MlaCase("block_1_tile_borders", (0, 1, 15, 16, 17, 50), 16, 512, 1),
+    MlaCase("block_1_split_borders", (1, 16, 17, 32, 33, 70), 16, 512, 1, splits=3),
     MlaCase("block_16_20_heads", (16, 17, 50), 20, 256, 16, splits=2),
     MlaCase("block_64_3_heads_without_lse", (63, 64, 65), 3, 256, 64, with_lse=False),
     MlaCase("single_row_block_128", (40,), 16, 512, 128),
+    MlaCase("70_heads_take_three_tiles", (0, 33, 20), 70, 256, 8),
+    MlaCase("block_1_fp8", (0, 17, 40), 12, 512, 1, splits=2, fp8=True),
+    MlaCase("block_16_24_heads_fp8", (33, 9), 24, 256, 16, fp8=True),
+    MlaCase("3_tokens_each", (0, 3, 18, 34), 5, 256, 1, splits=2, query_len=3),
+    MlaCase("2_tokens_of_12_heads_fp8", (1, 33, 40), 12, 256, 64, fp8=True, query_len=2),
 )
 
 
@@ -244,20 +251,26 @@ def check_mla(
     dtype: torch.dtype,
     launch: Callable[..., None] | None = None,
     served: bool = False,
+    fp8: torch.dtype = torch.float8_e4m3fn,
 ) -> str | None:
     """As `check_attention`, for the latent cache; the log-sum-exp is judged too."""
     generator = torch.Generator().manual_seed(2)
     width = case.latent_size + 64
     sequences = len(case.seq_lens)
     table, total = block_table_for(case.seq_lens, case.block_size, generator)
-    cache = empty_cache((total, 1, case.block_size, width), dtype, served)
-    values = torch.randn(sum(case.seq_lens), 1, width, generator=generator).to(dtype)
+    cache_dtype = fp8 if case.fp8 else dtype
+    cache = empty_cache((total, 1, case.block_size, width), cache_dtype, served)
+    values = torch.randn(sum(case.seq_lens), 1, width, generator=generator).to(cache_dtype)
     fill_cache(cache, table, case.seq_lens, values)
     latent = cache.squeeze(1)
-    query = packed_query(sequences, case.heads, width, dtype, generator)
+    query = packed_query(sequences * case.query_len, case.heads, width, dtype, generator)
     seq_lens = torch.tensor(case.seq_lens, dtype=torch.int32)
-    shape = (sequences, case.heads, case.latent_size)
-    options = {"kv_lora_rank": case.latent_size, "max_seq_len": max(case.seq_lens)}
+    shape = (sequences * case.query_len, case.heads, case.latent_size)
+    options: dict[str, Any] = {
+        "kv_lora_rank": case.latent_size,
+        "max_seq_len": max(case.seq_lens),
+        **({"latent_scale": 1.75} if case.fp8 else {}),
+    }
     arguments = (table, seq_lens, 192**-0.5)
 
     truth, true_lse = torch.empty(shape, dtype=torch.float64), torch.empty(shape[:2]).double()
@@ -273,9 +286,10 @@ def check_mla(
     launch(query, latent, *arguments, out, lse, **splits, **options)
     wrong = excess(out, truth, torch_result)
     if wrong is None and lse is not None:
-        empty = seq_lens == 0
+        # Where a query token sees nothing, PyTorch's truth is -inf as well.
+        empty = true_lse == float("-inf")
         if not bool((lse[empty] == float("-inf")).all()):
-            return "the log-sum-exp of an empty sequence is not -inf."
+            return "the log-sum-exp of a token that sees nothing is not -inf."
         wrong = excess(lse[~empty], true_lse[~empty], torch_lse[~empty])
         wrong = wrong and f"log-sum-exp: {wrong}"
     return wrong

@@ -28,11 +28,14 @@ class WriteCase:
 
 @dataclass(frozen=True)
 class LatentCase:
+    """`slots` as in `WriteCase`. `fp8`: the cache holds the chip's own e4m3, with a scale."""
+
     name: str
     tokens: int
     slots: tuple[int, ...]
     latent_size: int
     block_size: int
+    fp8: bool = False
 
 
 @dataclass(frozen=True)
@@ -61,6 +64,7 @@ LATENT_CASES = (
     LatentCase("block_1_padding_and_skips", 5, (4, -1, 0, 2), 512, 1),
     LatentCase("block_64", 2, (64, 319), 256, 64),
     LatentCase("no_token", 2, (), 256, 64),
+    LatentCase("block_16_fp8", 4, (16, -1, 79, 3), 256, 16, fp8=True),
 )
 GEMM_CASES = (
     GemmCase("one_row", 1, 128, 256),
@@ -117,17 +121,23 @@ def check_latent(
     dtype: torch.dtype,
     launch: Callable[..., None] | None = None,
     served: bool = False,
+    fp8: torch.dtype = torch.float8_e4m3fn,
 ) -> str | None:
-    """As `check_write`, for the latent cache."""
+    """As `check_write`, for the latent cache. An fp8 one is given too large numbers, and a NaN."""
     generator = torch.Generator().manual_seed(4)
     kv_c = torch.randn(case.tokens, case.latent_size + 8, generator=generator).to(dtype)
     kv_c = kv_c[:, : case.latent_size]
     k_pe = torch.randn(case.tokens, 64, generator=generator).to(dtype)
     slots = torch.tensor(case.slots, dtype=torch.int64)
+    scale = {}
+    if case.fp8:
+        scale["latent_scale"] = 0.3
+        kv_c[:, :4] *= 500.0
+        k_pe[:, -1] = float("nan")
     shape = (BLOCKS, case.block_size, case.latent_size + 64)
-    caches = [empty_cache(shape, dtype, large) for large in (False, served)]
-    kv_cache_write.latent_reference(kv_c, k_pe, caches[0], slots)
-    (launch or kv_cache_write.launch_latent)(kv_c, k_pe, caches[1], slots)
+    caches = [empty_cache(shape, fp8 if case.fp8 else dtype, large) for large in (False, served)]
+    kv_cache_write.latent_reference(kv_c, k_pe, caches[0], slots, **scale)
+    (launch or kv_cache_write.launch_latent)(kv_c, k_pe, caches[1], slots, **scale)
     return None if same_bits(*caches) else "the caches differ."
 
 

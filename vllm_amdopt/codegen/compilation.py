@@ -11,6 +11,8 @@ if TYPE_CHECKING:
     from vllm_amdopt.kernels.variants import CodegenVariant
 
 ARCHITECTURES = ("gfx942", "gfx950")
+FP8 = {"gfx942": "fp8e4b8", "gfx950": "fp8e4nv"}
+"""Each chip's own e4m3, by Triton's name: fnuz, and the OCP one. A variant writes `fp8`."""
 
 
 class CodegenError(RuntimeError):
@@ -49,7 +51,8 @@ def compile_variant(variant: CodegenVariant, gfx: str) -> Any:
         )
     signature: dict[str, Any] = {}
     for name in names:
-        signature[name] = "constexpr" if name in variant.constexprs else variant.signature[name]
+        kind = "constexpr" if name in variant.constexprs else variant.signature[name]
+        signature[name] = kind.replace("fp8", FP8[gfx]) if kind in ("fp8", "*fp8") else kind
     options = {
         "num_warps": variant.num_warps,
         "num_stages": variant.num_stages,

@@ -57,7 +57,10 @@ def document(measured: list[Traffic] | None = None) -> str:
 
     found = list(variants())
     reports = {(v.name, gfx): report(v, gfx) for v in found for gfx in ARCHITECTURES}
-    measured = [traffic.measure(load, gfx) for load in traffic.workloads() for gfx in ARCHITECTURES]
+    if measured is None:
+        measured = [
+            traffic.measure(load, gfx) for load in traffic.workloads() for gfx in ARCHITECTURES
+        ]
     parts = [INTRODUCTION.format(triton=_triton_version())]
     for gfx in ARCHITECTURES:
         parts.append(f"## {gfx}\n\n" + _forms([reports[v.name, gfx] for v in found]))
@@ -110,7 +113,7 @@ def _missed(found: list[CodegenVariant], reports: dict[tuple[str, str], CodegenR
         lines.append(
             f"- {gfx}: {len(waits)} of {len(looping)} main loops wait for every load under way, "
             f"at worst {max(r.loop_full_waits for r in made)} times a round "
-            f"(`{max(made, key=lambda r: r.loop_full_waits).variant}`): no loop loads a tile ahead."
+            f"(`{max(made, key=lambda r: r.loop_full_waits).variant}`)."
         )
         for text, missed in (
             ("stream loads one after the other", [r for r in made if r.loop_serial_loads > 1]),

@@ -110,7 +110,7 @@ def violations(made: CodegenReport, budget: Budget) -> list[str]:
             f"{made.vgpr} registers and {made.lds_bytes} bytes of LDS leave "
             f"{made.waves_per_simd:g} waves per SIMD, not {budget.waves_per_simd:g}."
         )
-    wanted = {budget.matrix} if budget.matrix else set()
+    wanted = set(budget.matrix.split())
     if set(made.matrix) != wanted:
         found.append(f"the matrix instructions are {_names(made.matrix)}, not {_names(wanted)}.")
     loads = made.loop_loads or made.loads

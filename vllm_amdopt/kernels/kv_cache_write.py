@@ -93,11 +93,22 @@ def write_heads_kernel(
 
 
 @triton.jit
+def quantized(values, inverse_scale, LARGEST: tl.constexpr):
+    """The values as a cache of that range holds them, but for the rounding; NaN stays NaN."""
+    if LARGEST:
+        scaled = values.to(tl.float32) * inverse_scale
+        return tl.clamp(scaled, -LARGEST, LARGEST, propagate_nan=tl.PropagateNan.ALL)
+    else:
+        return values
+
+
+@triton.jit
 def write_latent_kernel(
     kv_c_ptr,
     k_pe_ptr,
     cache_ptr,
     slot_mapping_ptr,
+    inverse_scale,
     kv_c_stride_token,
     k_pe_stride_token,
     stride_block,
@@ -105,8 +116,13 @@ def write_latent_kernel(
     LATENT_SIZE: tl.constexpr,
     ROPE_SIZE: tl.constexpr,
     BLOCK_SIZE: tl.constexpr,
+    LARGEST: tl.constexpr,
 ):
-    """Grid (tokens,); the latent first, the rotary part behind it, in the cache's dtype."""
+    """Grid (tokens,); the latent first, the rotary part behind it, in the cache's dtype.
+
+    LARGEST: the largest number of a quantized cache, which gets the latent times inverse_scale and
+    keeps within its range; 0 for others, which get the latent as it is.
+    """
     token = tl.program_id(0).to(tl.int64)
     slot = tl.load(slot_mapping_ptr + token)
     if slot < 0:
@@ -114,12 +130,12 @@ def write_latent_kernel(
     row_ptr = cache_ptr + (slot // BLOCK_SIZE) * stride_block + (slot % BLOCK_SIZE) * stride_row
     latent = tl.arange(0, triton.next_power_of_2(LATENT_SIZE))
     kv_c = tl.load(kv_c_ptr + token * kv_c_stride_token + latent, mask=latent < LATENT_SIZE)
-    tl.store(row_ptr + latent, kv_c.to(cache_ptr.dtype.element_ty), mask=latent < LATENT_SIZE)
+    kv_c = quantized(kv_c, inverse_scale, LARGEST).to(cache_ptr.dtype.element_ty)
+    tl.store(row_ptr + latent, kv_c, mask=latent < LATENT_SIZE)
     rope = tl.arange(0, triton.next_power_of_2(ROPE_SIZE))
     k_pe = tl.load(k_pe_ptr + token * k_pe_stride_token + rope, mask=rope < ROPE_SIZE)
-    tl.store(
-        row_ptr + LATENT_SIZE + rope, k_pe.to(cache_ptr.dtype.element_ty), mask=rope < ROPE_SIZE
-    )
+    k_pe = quantized(k_pe, inverse_scale, LARGEST).to(cache_ptr.dtype.element_ty)
+    tl.store(row_ptr + LATENT_SIZE + rope, k_pe, mask=rope < ROPE_SIZE)
 
 
 _HEAD_STRIDES = (
@@ -157,6 +173,10 @@ _BUDGETS: dict[str, dict[str, Budget]] = {
         "gfx942": Budget(8, narrow_loads={16: 1}),
         "gfx950": Budget(8, narrow_loads={16: 1}),
     },
+    "write_latent/bf16/512+64/block64/fp8_cache": {
+        "gfx942": Budget(8, narrow_loads={64: 1, 16: 1}),
+        "gfx950": Budget(8, narrow_loads={64: 1, 16: 1}),
+    },
     "write_latent/bf16/512+64/block64": {
         "gfx942": Budget(8, narrow_loads={16: 1}),
         "gfx950": Budget(8, narrow_loads={16: 1}),
@@ -190,19 +210,25 @@ def _heads_variant(dtype: str, heads: int, head_size: int, block_size: int) -> C
     )
 
 
-def _latent_variant(dtype: str, block_size: int) -> CodegenVariant:
-    name = f"write_latent/{dtype}/512+64/block{block_size}"
+def _latent_variant(dtype: str, block_size: int, fp8: bool = False) -> CodegenVariant:
+    name = f"write_latent/{dtype}/512+64/block{block_size}{'/fp8_cache' if fp8 else ''}"
     return CodegenVariant(
         name=name,
         kernel=write_latent_kernel,
         signature={
             "kv_c_ptr": f"*{dtype}",
             "k_pe_ptr": f"*{dtype}",
-            "cache_ptr": f"*{dtype}",
+            "cache_ptr": "*fp8" if fp8 else f"*{dtype}",
             "slot_mapping_ptr": "*i64",
+            "inverse_scale": "fp32",
             **dict.fromkeys(_LATENT_STRIDES, "i32"),
         },
-        constexprs={"LATENT_SIZE": 512, "ROPE_SIZE": 64, "BLOCK_SIZE": block_size},
+        constexprs={
+            "LATENT_SIZE": 512,
+            "ROPE_SIZE": 64,
+            "BLOCK_SIZE": block_size,
+            "LARGEST": 240 if fp8 else 0,
+        },
         num_warps=CONFIG.num_warps,
         divisible_by_16=_LATENT_STRIDES,
         over_2_gib=("cache_ptr",),
@@ -217,4 +243,5 @@ CODEGEN_VARIANTS = (
     _heads_variant("fp16", 8, 128, 16),
     _latent_variant("bf16", 1),
     _latent_variant("bf16", 64),
+    _latent_variant("bf16", 64, fp8=True),
 )

@@ -1,67 +1,71 @@
-"""Kernels for absorbed MLA attention of one new token per sequence over the paged latent cache.
+"""Kernels for absorbed MLA attention of a sequence's last tokens over the paged latent cache.
 
 All heads attend to the same latent, which serves as key (all of it) and as value (without its
-rotary part), so each tile is read once for all heads of a program. `reduce_kernel` merges the
-parts of a split sequence; with a single part `split_kernel` writes the result itself.
+rotary part), so each tile is read once for all rows of a program; a row is one head of one of the
+sequence's new tokens. The waves of a workgroup own a quarter of the latent's columns each: for the
+scores they add up partial sums, for the values they need nothing from each other.
+`reduce_kernel` merges the parts of a split sequence; with a single part `split_kernel` writes the
+result itself.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import triton
 import triton.language as tl
 
-from vllm_amdopt.kernels.paged_tile import tile_blocks, token_offsets
+from vllm_amdopt.kernels import mla_decode_plan
+from vllm_amdopt.kernels.mla_decode_plan import choose_config, choose_reduce_config, padded_splits
 from vllm_amdopt.kernels.variants import Budget, CodegenVariant
 
-
-@dataclass(frozen=True)
-class LaunchConfig:
-    """One program attends with `heads` query heads (padded) to `tile` tokens at a time."""
-
-    heads: int
-    tile: int
-    num_warps: int
-    num_stages: int
-    why: str
-
-
-@dataclass(frozen=True)
-class ReduceConfig:
-    """How the merging of parts is launched: one program per sequence and head."""
-
-    num_warps: int
-    why: str
-
-
-REDUCE_CONFIG = ReduceConfig(
-    num_warps=4, why="64 parts of 512 floats at most: four waves hold them in registers"
-)
+COLUMN_GROUPS = tl.constexpr(4)
+XCDS = tl.constexpr(mla_decode_plan.XCDS)
 LN_2 = tl.constexpr(0.6931471805599453)
 
 
-def choose_config(heads: int, latent_size: int, element_bytes: int) -> LaunchConfig:
-    """The launch for `heads` query heads."""
-    return LaunchConfig(
-        heads=16,
-        tile=32 if latent_size * element_bytes <= 1024 else 16,
-        num_warps=4,
-        num_stages=1,
-        why=(
-            "16 heads are the smallest matrix tile and a rank of eight's share of DeepSeek's 128; "
-            "the accumulator of 16 x 512 floats leaves registers for a tile of 32 latents, whose "
-            "36 KiB fit the 64 KiB of LDS once"
-        ),
-    )
+@triton.jit
+def tile_blocks(table_row_ptr, tile_start, last, BLOCK_SIZE: tl.constexpr, TILE: tl.constexpr):
+    """Block numbers of the tile's tokens: a scalar where block >= tile, otherwise [TILE].
+
+    For tokens behind `last` it is the last one's: table entries behind it may be anything.
+    """
+    if BLOCK_SIZE >= TILE:
+        return tl.load(table_row_ptr + tl.minimum(tile_start, last) // BLOCK_SIZE)
+    else:
+        position = tl.minimum(tile_start + tl.arange(0, TILE), last)
+        return tl.load(table_row_ptr + position // BLOCK_SIZE)
 
 
-def padded_splits(splits: int) -> int:
-    """The reduce kernel's tile: the next power of two, at least 2."""
-    return max(2, triton.next_power_of_2(splits))
+@triton.jit
+def load_tile(
+    cache_ptr,
+    blocks,
+    tile_start,
+    last,
+    stride_block,
+    stride_row,
+    LATENT_SIZE: tl.constexpr,
+    ROPE_SIZE: tl.constexpr,
+    BLOCK_SIZE: tl.constexpr,
+    TILE: tl.constexpr,
+):
+    """The tile's latents [groups, TILE, columns] and rotary parts, with no mask.
+
+    Rows behind `last` may hold anything, NaN too, and 0 * NaN would spread: the last row is read in
+    their place, by the same instruction, so that it costs no memory traffic.
+    """
+    LATENT_COLUMNS: tl.constexpr = LATENT_SIZE // COLUMN_GROUPS
+    ROPE_COLUMNS: tl.constexpr = ROPE_SIZE // COLUMN_GROUPS
+    position = tl.minimum(tile_start + tl.arange(0, TILE), last)
+    row = position % BLOCK_SIZE * stride_row
+    # 64 bits: a cache exceeds 2^31 elements. Only the rows' starts need them.
+    row_ptr = (cache_ptr + (blocks.to(tl.int64) * stride_block + row))[None, :, None]
+    group = tl.arange(0, COLUMN_GROUPS)[:, None, None]
+    latent_column = group * LATENT_COLUMNS + tl.arange(0, LATENT_COLUMNS)[None, None, :]
+    rope_column = group * ROPE_COLUMNS + tl.arange(0, ROPE_COLUMNS)[None, None, :]
+    return tl.load(row_ptr + latent_column), tl.load(row_ptr + (LATENT_SIZE + rope_column))
 
 
-@triton.jit(do_not_specialize=["heads", "splits", "table_stride"])
+@triton.jit(do_not_specialize=["sequences", "heads", "splits", "table_stride"])
 def split_kernel(
     query_ptr,
     latent_cache_ptr,
@@ -72,103 +76,187 @@ def split_kernel(
     partial_ptr,
     partial_lse_ptr,
     score_scale,
+    value_scale,
+    sequences,
     heads,
     splits,
     table_stride,
-    query_stride_seq,
+    query_stride_token,
     query_stride_head,
     stride_block,
     stride_row,
-    out_stride_seq,
+    out_stride_token,
     out_stride_head,
-    lse_stride_seq,
+    lse_stride_token,
     lse_stride_head,
     LATENT_SIZE: tl.constexpr,
     ROPE_SIZE: tl.constexpr,
     BLOCK_SIZE: tl.constexpr,
-    HEADS: tl.constexpr,
+    QUERY_LEN: tl.constexpr,
+    ROWS: tl.constexpr,
     TILE: tl.constexpr,
     DIRECT: tl.constexpr,
     HAS_LSE: tl.constexpr,
 ):
-    """Grid (seqs, tiles of heads, splits). LATENT_SIZE and ROPE_SIZE are powers of two.
+    """Grid (`programs`,). LATENT_SIZE and ROPE_SIZE are powers of two.
 
-    DIRECT writes `out` and, with HAS_LSE, the natural log-sum-exp; otherwise the normalised partial
-    result goes to partial [seqs, heads, splits, LATENT_SIZE] and its base-2 log-sum-exp to
-    partial_lse [seqs, heads, splits], both fp32 and dense. A part without tokens writes nothing.
+    A sequence has heads * QUERY_LEN rows, its new tokens one after the other. score_scale and
+    value_scale hold the scale of a quantized cache. DIRECT writes `out` and, with HAS_LSE, the
+    natural log-sum-exp; otherwise the normalised partial result goes to partial [seqs, rows,
+    splits, LATENT_SIZE] and its base-2 log-sum-exp to partial_lse [seqs, rows, splits], both fp32
+    and dense. A part without tokens writes nothing.
     """
-    sequence = tl.program_id(0).to(tl.int64)
-    split = tl.program_id(2)
-    seq_len = tl.load(seq_lens_ptr + sequence)
-    if DIRECT:
-        start = seq_len * 0
-        end = seq_len
-    else:
-        tokens_per_split = tl.cdiv(tl.cdiv(seq_len, TILE), splits) * TILE
-        start = split * tokens_per_split
-        end = tl.minimum(start + tokens_per_split, seq_len)
-        if start >= end:
-            return
+    rows = heads * QUERY_LEN
+    row_tiles = tl.cdiv(rows, ROWS)
+    # Workgroups go to the XCDs in turn. The row tiles of the same tokens run on one of them, one
+    # after the other, so that all but the first find the latents in its L2.
+    program = tl.program_id(0)
+    turn = program // XCDS
+    item = turn // row_tiles * XCDS + program % XCDS
+    row_tile = turn % row_tiles
+    if item >= sequences * splits:
+        return
+    sequence = (item % sequences).to(tl.int64)
+    split = item // sequences
 
-    head = tl.program_id(1) * HEADS + tl.arange(0, HEADS)
-    present = head < heads
-    element = tl.arange(0, LATENT_SIZE)
-    rope = LATENT_SIZE + tl.arange(0, ROPE_SIZE)
-    query_row_ptr = query_ptr + sequence * query_stride_seq + head[:, None] * query_stride_head
-    query_latent = tl.load(query_row_ptr + element[None, :], mask=present[:, None], other=0.0)
-    query_rope = tl.load(query_row_ptr + rope[None, :], mask=present[:, None], other=0.0)
+    row = row_tile * ROWS + tl.arange(0, ROWS)
+    present = row < rows
+    if QUERY_LEN == 1:
+        token = tl.zeros([ROWS], tl.int32)
+        head = row
+    else:
+        token = row // heads
+        head = row % heads
+    out_row_ptr = (
+        out_ptr
+        + sequence * QUERY_LEN * out_stride_token
+        + (token * out_stride_token + head * out_stride_head)[None, :, None]
+    )
+    lse_row_ptr = (
+        lse_ptr
+        + sequence * QUERY_LEN * lse_stride_token
+        + (token * lse_stride_token + head * lse_stride_head)
+        if HAS_LSE
+        else None
+    )
+    LATENT_COLUMNS: tl.constexpr = LATENT_SIZE // COLUMN_GROUPS
+    ROPE_COLUMNS: tl.constexpr = ROPE_SIZE // COLUMN_GROUPS
+    group = tl.arange(0, COLUMN_GROUPS)[:, None, None]
+    latent_column = group * LATENT_COLUMNS + tl.arange(0, LATENT_COLUMNS)[None, None, :]
+    rope_column = LATENT_SIZE + group * ROPE_COLUMNS + tl.arange(0, ROPE_COLUMNS)[None, None, :]
+
+    seq_len = tl.load(seq_lens_ptr + sequence)
+    tokens_per_split = tl.cdiv(tl.cdiv(seq_len, TILE), splits) * TILE
+    start = split * tokens_per_split
+    end = tl.minimum(start + tokens_per_split, seq_len)
+    if start >= end:
+        if DIRECT:
+            zeros = tl.zeros([COLUMN_GROUPS, ROWS, LATENT_COLUMNS], out_ptr.dtype.element_ty)
+            tl.store(out_row_ptr + latent_column, zeros, mask=present[None, :, None])
+            if HAS_LSE:
+                nothing = tl.full([ROWS], float("-inf"), tl.float32)
+                tl.store(lse_row_ptr, nothing, mask=present)
+        return
+
+    # The last tile comes first: it alone may be partly filled, and what follows needs no mask.
+    last = end - 1
+    tail = start + (last - start) // TILE * TILE
+    table_row_ptr = block_table_ptr + sequence * table_stride
+    blocks = tile_blocks(table_row_ptr, tail, last, BLOCK_SIZE, TILE)
+    latent, rope = load_tile(
+        latent_cache_ptr,
+        blocks,
+        tail,
+        last,
+        stride_block,
+        stride_row,
+        LATENT_SIZE,
+        ROPE_SIZE,
+        BLOCK_SIZE,
+        TILE,
+    )
+    blocks = tile_blocks(table_row_ptr, start, last, BLOCK_SIZE, TILE)
+    tile_start = tail
+
+    # Rows of the padding read the last row and are not stored.
+    read_token = tl.minimum(row, rows - 1) // heads if QUERY_LEN > 1 else token
+    read_head = tl.minimum(row, rows - 1) % heads if QUERY_LEN > 1 else tl.minimum(row, heads - 1)
+    query_row_ptr = (
+        query_ptr
+        + sequence * QUERY_LEN * query_stride_token
+        + (read_token * query_stride_token + read_head * query_stride_head)[None, :, None]
+    )
+    query_latent = tl.load(query_row_ptr + latent_column)
+    query_rope = tl.load(query_row_ptr + rope_column)
+    # A new token sees those before it and itself.
+    limit = seq_len - (QUERY_LEN - 1) + token
 
     # A finite floor instead of -inf: exp2(-inf - floor) is 0, exp2(-inf - -inf) would be NaN.
-    maximum = tl.full([HEADS], -1.0e30, tl.float32)
-    denominator = tl.zeros([HEADS], tl.float32)
-    accumulator = tl.zeros([HEADS, LATENT_SIZE], tl.float32)
-    table_row_ptr = block_table_ptr + sequence * table_stride
-    blocks = tile_blocks(table_row_ptr, start, end, BLOCK_SIZE, TILE)
-    for tile_start in range(start, end, TILE):
-        visible = tile_start + tl.arange(0, TILE) < end
-        base, offsets = token_offsets(
-            blocks, tile_start, stride_block, stride_row, BLOCK_SIZE, TILE
-        )
-        # Rows past the end may hold anything, NaN too: 0 * NaN would spread, so they are not read.
-        row_ptr = latent_cache_ptr + base + offsets[:, None]
-        latent = tl.load(row_ptr + element[None, :], mask=visible[:, None], other=0.0)
-        key_rope = tl.load(row_ptr + rope[None, :], mask=visible[:, None], other=0.0)
-        blocks = tile_blocks(table_row_ptr, tile_start + TILE, end, BLOCK_SIZE, TILE)
+    maximum = tl.full([ROWS], -1.0e30, tl.float32)
+    denominator = tl.zeros([ROWS], tl.float32)
+    accumulator = tl.zeros([COLUMN_GROUPS, ROWS, LATENT_COLUMNS], tl.float32)
+    for next_start in range(start, tail + 1, TILE):
+        # Tile by tile: the next one's latents and the block numbers of the one after it are under
+        # way while this one is worked on. Behind the last there is none.
+        next_latent = latent
+        next_rope = rope
+        if next_start < tail:
+            next_latent, next_rope = load_tile(
+                latent_cache_ptr,
+                blocks,
+                next_start,
+                last,
+                stride_block,
+                stride_row,
+                LATENT_SIZE,
+                ROPE_SIZE,
+                BLOCK_SIZE,
+                TILE,
+            )
+            blocks = tile_blocks(table_row_ptr, next_start + TILE, last, BLOCK_SIZE, TILE)
 
-        products = tl.dot(query_latent, tl.trans(latent), input_precision="ieee")
-        products = tl.dot(query_rope, tl.trans(key_rope), products, input_precision="ieee")
-        scores = tl.where(visible[None, :], products * score_scale, float("-inf"))
+        key = latent.to(query_latent.dtype)
+        key_rope = rope.to(query_latent.dtype)
+        products = tl.dot(query_latent, tl.permute(key, (0, 2, 1)), input_precision="ieee")
+        products = tl.dot(
+            query_rope, tl.permute(key_rope, (0, 2, 1)), products, input_precision="ieee"
+        )
+        scores = tl.sum(products, 0) * score_scale
+        position = tile_start + tl.arange(0, TILE)
+        if QUERY_LEN == 1:
+            visible = (position < end)[None, :]
+        else:
+            visible = position[None, :] < tl.minimum(limit, end)[:, None]
+        scores = tl.where(visible, scores, float("-inf"))
         new_maximum = tl.maximum(maximum, tl.max(scores, 1))
         correction = tl.exp2(maximum - new_maximum)
         weights = tl.exp2(scores - new_maximum[:, None])
         denominator = denominator * correction + tl.sum(weights, 1)
-        accumulator = accumulator * correction[:, None]
-        accumulator = tl.dot(weights.to(latent.dtype), latent, accumulator, input_precision="ieee")
+        accumulator = accumulator * correction[None, :, None]
+        weights = tl.broadcast_to(weights.to(key.dtype)[None], (COLUMN_GROUPS, ROWS, TILE))
+        accumulator = tl.dot(weights, key, accumulator, input_precision="ieee")
         maximum = new_maximum
+        latent = next_latent
+        rope = next_rope
+        tile_start = next_start
 
-    result = accumulator / tl.where(denominator > 0.0, denominator, 1.0)[:, None]
+    factor = value_scale / tl.where(denominator > 0.0, denominator, 1.0)
+    result = accumulator * factor[None, :, None]
     lse = maximum + tl.log2(denominator)
     if DIRECT:
         tl.store(
-            out_ptr
-            + sequence * out_stride_seq
-            + head[:, None] * out_stride_head
-            + element[None, :],
+            out_row_ptr + latent_column,
             result.to(out_ptr.dtype.element_ty),
-            mask=present[:, None],
+            mask=present[None, :, None],
         )
         if HAS_LSE:
-            tl.store(
-                lse_ptr + sequence * lse_stride_seq + head * lse_stride_head,
-                lse * LN_2,
-                mask=present,
-            )
+            tl.store(lse_row_ptr, lse * LN_2, mask=present)
     else:
-        part = (sequence * heads + head) * splits + split
+        part = (sequence * rows + row) * splits + split
         tl.store(
-            partial_ptr + part[:, None] * LATENT_SIZE + element[None, :],
+            partial_ptr + part[None, :, None] * LATENT_SIZE + latent_column,
             result,
-            mask=present[:, None],
+            mask=present[None, :, None],
         )
         tl.store(partial_lse_ptr + part, lse, mask=present)
 
@@ -182,98 +270,135 @@ def reduce_kernel(
     lse_ptr,
     heads,
     splits,
-    out_stride_seq,
+    out_stride_token,
     out_stride_head,
-    lse_stride_seq,
+    lse_stride_token,
     lse_stride_head,
     LATENT_SIZE: tl.constexpr,
+    QUERY_LEN: tl.constexpr,
     SPLITS: tl.constexpr,
+    CHUNK: tl.constexpr,
+    COLUMNS: tl.constexpr,
     TILE: tl.constexpr,
     HAS_LSE: tl.constexpr,
 ):
-    """Grid (seqs, heads). SPLITS: `splits` padded to a power of two. TILE: the split kernel's."""
+    """Grid (seqs, rows, pieces of COLUMNS). SPLITS: `splits` padded. TILE: the split kernel's."""
     sequence = tl.program_id(0).to(tl.int64)
-    head = tl.program_id(1)
+    row = tl.program_id(1)
+    column = tl.program_id(2) * COLUMNS + tl.arange(0, COLUMNS)
     tiles = tl.cdiv(tl.load(seq_lens_ptr + sequence), TILE)
-    split = tl.arange(0, SPLITS)
     # The split kernel's arithmetic: parts from here on hold no tokens and were not written.
-    used = (split < splits) & (split * tl.cdiv(tiles, splits) < tiles)
-    part = (sequence * heads + head) * splits + split
-    part_lse = tl.load(partial_lse_ptr + part, mask=used, other=float("-inf"))
+    used = tl.cdiv(tiles, tl.maximum(tl.cdiv(tiles, splits), 1))
+    first_part = (sequence * heads * QUERY_LEN + row) * splits
+    every = tl.arange(0, SPLITS)
+    part_lse = tl.load(partial_lse_ptr + first_part + every, mask=every < used, other=float("-inf"))
     maximum = tl.maximum(tl.max(part_lse, 0), -1.0e30)
-    weights = tl.exp2(part_lse - maximum)
-    total = tl.sum(weights, 0)
-    element = tl.arange(0, LATENT_SIZE)
-    partial = tl.load(
-        partial_ptr + part[:, None] * LATENT_SIZE + element[None, :],
-        mask=used[:, None],
-        other=0.0,
-    )
-    result = tl.sum(partial * weights[:, None], 0) / tl.where(total > 0.0, total, 1.0)
+    total = tl.sum(tl.exp2(part_lse - maximum), 0)
+    result = tl.zeros([COLUMNS], tl.float32)
+    for first in range(0, used, CHUNK):
+        # No mask: in the place of parts that are not there, the last one is read for nothing.
+        part = first + tl.arange(0, CHUNK)
+        read = first_part + tl.minimum(part, used - 1)
+        partial = tl.load(partial_ptr + read[:, None] * LATENT_SIZE + column[None, :])
+        weights = tl.exp2(tl.load(partial_lse_ptr + read) - maximum)
+        weights = tl.where(part < used, weights, 0.0)
+        result += tl.sum(partial * weights[:, None], 0)
+    result = result / tl.where(total > 0.0, total, 1.0)
+    token = sequence * QUERY_LEN + row // heads
+    head = row % heads
     tl.store(
-        out_ptr + sequence * out_stride_seq + head * out_stride_head + element,
+        out_ptr + token * out_stride_token + head * out_stride_head + column,
         result.to(out_ptr.dtype.element_ty),
     )
-    if HAS_LSE:
-        tl.store(
-            lse_ptr + sequence * lse_stride_seq + head * lse_stride_head,
-            (maximum + tl.log2(total)) * LN_2,
-        )
+    if HAS_LSE:  # noqa: SIM102 without one there is no pointer to compile the rest for
+        if tl.program_id(2) == 0:
+            tl.store(
+                lse_ptr + token * lse_stride_token + head * lse_stride_head,
+                (maximum + tl.log2(total)) * LN_2,
+            )
 
 
 _STRIDES = (
-    "query_stride_seq",
+    "query_stride_token",
     "query_stride_head",
     "stride_block",
     "stride_row",
-    "out_stride_seq",
+    "out_stride_token",
     "out_stride_head",
 )
 
 
 _BUDGETS: dict[str, dict[str, Budget]] = {
-    "split/bf16/latent512/block1": {
-        "gfx942": Budget(1, "f32_16x16x16_bf16", {32: 9}, 10, serial_loads=9),
-        "gfx950": Budget(1, "f32_16x16x32_bf16", {32: 9}, 2, serial_loads=1),
+    "split/bf16/latent512/rows16/block1": {
+        "gfx942": Budget(3, "f32_16x16x16_bf16", {64: 1, 32: 2}, full_waits=1),
+        "gfx950": Budget(3, "f32_16x16x16_bf16 f32_16x16x32_bf16", {64: 1, 32: 2}, full_waits=1),
     },
-    "split/bf16/latent512/block1/direct": {
-        "gfx942": Budget(1, "f32_16x16x16_bf16", {32: 9}, 12, serial_loads=9),
-        "gfx950": Budget(1, "f32_16x16x32_bf16", {32: 9}, 3, serial_loads=1),
+    "split/bf16/latent512/rows16/block1/direct": {
+        "gfx942": Budget(3, "f32_16x16x16_bf16", {64: 1, 32: 2}, full_waits=1),
+        "gfx950": Budget(3, "f32_16x16x16_bf16 f32_16x16x32_bf16", {64: 1, 32: 2}, full_waits=1),
     },
-    "split/bf16/latent512/block64": {
-        "gfx942": Budget(1, "f32_16x16x16_bf16", full_waits=9, serial_loads=9),
-        "gfx950": Budget(1, "f32_16x16x32_bf16", full_waits=2, serial_loads=1),
+    "split/bf16/latent512/rows16/block64": {
+        "gfx942": Budget(3, "f32_16x16x16_bf16", {64: 1}, full_waits=1),
+        "gfx950": Budget(3, "f32_16x16x16_bf16 f32_16x16x32_bf16", {64: 1}, full_waits=1),
     },
-    "split/bf16/latent256/block1/direct": {
-        "gfx942": Budget(2, "f32_16x16x16_bf16", {32: 5}, 3, serial_loads=1),
-        "gfx950": Budget(2, "f32_16x16x32_bf16", {32: 5}, 4, serial_loads=2),
+    "split/bf16/latent512/rows32/block1": {
+        "gfx942": Budget(2, "f32_32x32x8_bf16", {32: 3}, full_waits=1),
+        "gfx950": Budget(2, "f32_32x32x16_bf16", {32: 3}, full_waits=1),
     },
-    "split/fp16/latent512/block1": {
-        "gfx942": Budget(1, "f32_16x16x16_f16", {32: 9}, 12, serial_loads=9),
-        "gfx950": Budget(1, "f32_16x16x32_f16", {32: 9}, 2, serial_loads=1),
+    "split/bf16/latent512/rows32/block64": {
+        "gfx942": Budget(2, "f32_32x32x8_bf16", full_waits=1),
+        "gfx950": Budget(2, "f32_32x32x16_bf16", full_waits=1),
+    },
+    "split/bf16/latent256/rows16/block1/direct": {
+        "gfx942": Budget(5, "f32_16x16x16_bf16", {64: 1, 32: 2}, full_waits=1),
+        "gfx950": Budget(5, "f32_16x16x16_bf16 f32_16x16x32_bf16", {64: 1, 32: 2}, full_waits=1),
+    },
+    "split/fp16/latent512/rows16/block1": {
+        "gfx942": Budget(3, "f32_16x16x16_f16", {64: 1, 32: 2}, full_waits=1),
+        "gfx950": Budget(3, "f32_16x16x16_f16 f32_16x16x32_f16", {64: 1, 32: 2}, full_waits=1),
+    },
+    "split/bf16/latent512/rows16/block1/fp8_cache": {
+        "gfx942": Budget(4, "f32_16x16x16_bf16", {32: 3}),
+        "gfx950": Budget(4, "f32_16x16x16_bf16 f32_16x16x32_bf16", {32: 3}),
+    },
+    "split/bf16/latent512/rows32/block64/fp8_cache": {
+        "gfx942": Budget(2, "f32_32x32x8_bf16", {64: 1}, full_waits=1),
+        "gfx950": Budget(2, "f32_32x32x16_bf16", {64: 1}, full_waits=1),
+    },
+    "split/bf16/latent512/rows32/block1/query2": {
+        "gfx942": Budget(2, "f32_32x32x8_bf16", {32: 3}, full_waits=1),
+        "gfx950": Budget(2, "f32_32x32x16_bf16", {32: 3}, full_waits=1),
     },
     "reduce/bf16/latent512/splits16": {
-        "gfx942": Budget(8, narrow_loads={32: 9}),
-        "gfx950": Budget(8, narrow_loads={32: 9}),
+        "gfx942": Budget(7, narrow_loads={32: 16}, full_waits=1),
+        "gfx950": Budget(7, narrow_loads={32: 16}, full_waits=1),
     },
-    "reduce/bf16/latent512/splits64": {
-        "gfx942": Budget(4, narrow_loads={32: 33}, scalar_spills=104),
-        "gfx950": Budget(4, narrow_loads={32: 33}, scalar_spills=104),
+    "reduce/bf16/latent512/splits256": {
+        "gfx942": Budget(5, narrow_loads={32: 1}, full_waits=1),
+        "gfx950": Budget(6, narrow_loads={32: 1}, full_waits=1),
     },
 }
 
 
 def _split_variant(
-    latent_size: int, block_size: int, dtype: str = "bf16", direct: bool = False
+    latent_size: int,
+    block_size: int,
+    heads: int = 16,
+    dtype: str = "bf16",
+    cache: str | None = None,
+    query_len: int = 1,
+    direct: bool = False,
 ) -> CodegenVariant:
-    config = choose_config(16, latent_size, 2)
-    name = f"split/{dtype}/latent{latent_size}/block{block_size}{'/direct' if direct else ''}"
+    config = choose_config(heads * query_len, 4 if dtype == "fp32" else 2)
+    name = f"split/{dtype}/latent{latent_size}/rows{config.rows}/block{block_size}"
+    name += f"{f'/{cache}_cache' if cache else ''}{f'/query{query_len}' if query_len > 1 else ''}"
+    name += "/direct" if direct else ""
     return CodegenVariant(
         name=name,
         kernel=split_kernel,
         signature={
             "query_ptr": f"*{dtype}",
-            "latent_cache_ptr": f"*{dtype}",
+            "latent_cache_ptr": f"*{cache or dtype}",
             "block_table_ptr": "*i32",
             "seq_lens_ptr": "*i32",
             "out_ptr": f"*{dtype}",
@@ -281,18 +406,21 @@ def _split_variant(
             "partial_ptr": f"*{dtype}" if direct else "*fp32",
             "partial_lse_ptr": f"*{dtype}" if direct else "*fp32",
             "score_scale": "fp32",
+            "value_scale": "fp32",
+            "sequences": "i32",
             "heads": "i32",
             "splits": "i32",
             "table_stride": "i32",
             **dict.fromkeys(_STRIDES, "i32"),
-            "lse_stride_seq": "i32",
+            "lse_stride_token": "i32",
             "lse_stride_head": "i32",
         },
         constexprs={
             "LATENT_SIZE": latent_size,
             "ROPE_SIZE": 64,
             "BLOCK_SIZE": block_size,
-            "HEADS": config.heads,
+            "QUERY_LEN": query_len,
+            "ROWS": config.rows,
             "TILE": config.tile,
             "DIRECT": direct,
             "HAS_LSE": True,
@@ -306,6 +434,7 @@ def _split_variant(
 
 
 def _reduce_variant(latent_size: int, splits: int) -> CodegenVariant:
+    config = choose_reduce_config(splits, latent_size)
     name = f"reduce/bf16/latent{latent_size}/splits{splits}"
     return CodegenVariant(
         name=name,
@@ -318,29 +447,37 @@ def _reduce_variant(latent_size: int, splits: int) -> CodegenVariant:
             "lse_ptr": "*fp32",
             "heads": "i32",
             "splits": "i32",
-            "out_stride_seq": "i32",
+            "out_stride_token": "i32",
             "out_stride_head": "i32",
-            "lse_stride_seq": "i32",
+            "lse_stride_token": "i32",
             "lse_stride_head": "i32",
         },
         constexprs={
             "LATENT_SIZE": latent_size,
-            "SPLITS": splits,
-            "TILE": choose_config(16, latent_size, 2).tile,
+            "QUERY_LEN": 1,
+            "SPLITS": padded_splits(splits),
+            "CHUNK": config.chunk,
+            "COLUMNS": config.columns,
+            "TILE": choose_config(16, 2).tile,
             "HAS_LSE": True,
         },
-        num_warps=REDUCE_CONFIG.num_warps,
-        divisible_by_16=("out_stride_seq", "out_stride_head"),
+        num_warps=config.num_warps,
+        divisible_by_16=("out_stride_token", "out_stride_head"),
         budgets=_BUDGETS.get(name, {}),
     )
 
 
 CODEGEN_VARIANTS = (
-    _split_variant(latent_size=512, block_size=1),
-    _split_variant(latent_size=512, block_size=1, direct=True),
-    _split_variant(latent_size=512, block_size=64),
-    _split_variant(latent_size=256, block_size=1, direct=True),
-    _split_variant(latent_size=512, block_size=1, dtype="fp16"),
+    _split_variant(512, 1),
+    _split_variant(512, 1, direct=True),
+    _split_variant(512, 64),
+    _split_variant(512, 1, heads=32),
+    _split_variant(512, 64, heads=32),
+    _split_variant(256, 1, direct=True),
+    _split_variant(512, 1, dtype="fp16"),
+    _split_variant(512, 1, cache="fp8"),
+    _split_variant(512, 64, heads=32, cache="fp8"),
+    _split_variant(512, 1, query_len=2),
     _reduce_variant(512, 16),
-    _reduce_variant(512, 64),
+    _reduce_variant(512, 256),
 )

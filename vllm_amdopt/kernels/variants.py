@@ -20,11 +20,11 @@ class Budget:
     """What the machine code of one variant on one chip has to keep.
 
     Two things go without saying: no vector register spills to memory, and the LDS is the chip's.
-    waves_per_simd: at least so many, from registers and LDS. matrix: the one matrix instruction,
-    without `v_mfma_`; "" is none. narrow_loads: bits -> how many loads of the main loop (of the
-    kernel, if it has no loop) may be narrower than 128 bits; block tables and lengths are, streams
-    are not. full_waits: how often the main loop may wait for every load under way
-    (`s_waitcnt vmcnt(0)`): each is a round trip to memory that nothing hides except other waves.
+    waves_per_simd: at least so many, from registers and LDS. matrix: the matrix instructions, with
+    spaces between them, without `v_mfma_`; "" is none. narrow_loads: bits -> how many loads of the
+    main loop (of the kernel, if it has no loop) may be narrower than 128 bits; block tables and
+    lengths are, streams are not. full_waits: how often the main loop may wait for every load under
+    way (`s_waitcnt vmcnt(0)`): each is a trip to memory that nothing hides except other waves.
     serial_loads: 128-bit loads of the main loop that such a wait finds alone under way.
     scalar_spills: scalar registers that may be kept in lanes of vector registers, at most.
     The aim of the last three is 0; more is what a kernel costs today, written down so that it
@@ -44,7 +44,7 @@ class CodegenVariant:
     """One compiled form of one kernel.
 
     `signature` maps every run-time argument, in the kernel's order, to a Triton type string
-    (`*bf16`, `i32`, `i64`, `fp32`); pointers are taken to be 16-byte aligned, as PyTorch
+    (`*bf16`, `i32`, `i64`, `fp32`; `*fp8` is the chip's own e4m3); pointers are taken to be 16-byte aligned, as PyTorch
     allocates them. `divisible_by_16` names the integer arguments that are multiples of 16 in
     serving (strides, mostly): Triton's launcher finds that out by itself and loads 16 bytes per
     lane because of it, so a compilation that leaves it out reports loads that never run.

@@ -36,14 +36,16 @@ def latent_cache_write(
     cache: Tensor,
     slot_mapping: Tensor,
     *,
+    latent_scale: float = 1.0,
     implementation: str = "triton",
 ) -> None:
     """Write `kv_c[i] || k_pe[i]` to slot `slot_mapping[i]` of an MLA latent cache, cast to match.
 
     kv_c: [tokens, L]. k_pe: [tokens, R]. cache: [blocks, block_size, L + R], any strides but
-    innermost 1. slot_mapping as in `kv_cache_write`.
+    innermost 1. slot_mapping as in `kv_cache_write`. A cache in fp8 gets what is written divided by
+    latent_scale, and what exceeds its range becomes its largest number.
     """
-    LATENT_OPERATION.run(implementation)(kv_c, k_pe, cache, slot_mapping)
+    LATENT_OPERATION.run(implementation)(kv_c, k_pe, cache, slot_mapping, latent_scale=latent_scale)
 
 
 def reference(
@@ -55,10 +57,24 @@ def reference(
     v_cache[block, :, row] = value[token].to(v_cache.dtype)
 
 
-def latent_reference(kv_c: Tensor, k_pe: Tensor, cache: Tensor, slot_mapping: Tensor) -> None:
+def latent_reference(
+    kv_c: Tensor,
+    k_pe: Tensor,
+    cache: Tensor,
+    slot_mapping: Tensor,
+    *,
+    latent_scale: float = 1.0,
+) -> None:
     """`latent_cache_write` in plain PyTorch."""
     token, block, row = _written(slot_mapping, cache.shape[1])
-    cache[block, row] = torch.cat([kv_c[token], k_pe[token]], dim=-1).to(cache.dtype)
+    latents = torch.cat([kv_c[token], k_pe[token]], dim=-1)
+    if cache.dtype in refusals.FP8_DTYPES:
+        largest = torch.finfo(cache.dtype).max
+        latents = (latents.float() * (1.0 / latent_scale)).clamp(-largest, largest)
+        # As bytes: PyTorch on a CPU has no scatter of 8-bit floats.
+        cache.view(torch.uint8)[block, row] = latents.to(cache.dtype).view(torch.uint8)
+    else:
+        cache[block, row] = latents.to(cache.dtype)
 
 
 def _written(slot_mapping: Tensor, block_size: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -78,6 +94,26 @@ def refusal(
         refusals.dtype(cache_dtype, "the KV cache"),
         refusals.block_size(block_size),
     )
+
+
+def latent_refusal(
+    *, block_size: int, dtype: torch.dtype, cache_dtype: torch.dtype, gfx: str | None = None
+) -> str | None:
+    """Why the Triton kernel for latents does not apply, or None."""
+    return refusals.first(
+        refusals.no_triton(),
+        refusals.architecture(gfx),
+        refusals.dtype(dtype, "the model"),
+        refusals.cache_dtype(cache_dtype, dtype, gfx),
+        refusals.block_size(block_size),
+    )
+
+
+@lru_cache(maxsize=64)
+def _check_latent(block_size: int, dtype: torch.dtype, cache_dtype: torch.dtype) -> None:
+    sentence = latent_refusal(block_size=block_size, dtype=dtype, cache_dtype=cache_dtype)
+    if sentence is not None:
+        raise RefusedError(f"latent_cache_write: {sentence}")
 
 
 @lru_cache(maxsize=64)
@@ -120,26 +156,36 @@ def launch(
     )
 
 
-def launch_latent(kv_c: Tensor, k_pe: Tensor, cache: Tensor, slot_mapping: Tensor) -> None:
+def launch_latent(
+    kv_c: Tensor,
+    k_pe: Tensor,
+    cache: Tensor,
+    slot_mapping: Tensor,
+    *,
+    latent_scale: float = 1.0,
+) -> None:
     """`latent_cache_write` by the Triton kernel."""
-    _check(cache.shape[1], kv_c.dtype, cache.dtype)
+    _check_latent(cache.shape[1], kv_c.dtype, cache.dtype)
     refusals.require_dense_rows("latent_cache_write", kv_c=kv_c, k_pe=k_pe, cache=cache)
     from vllm_amdopt.kernels import kv_cache_write as kernels
 
     tokens = slot_mapping.shape[0]
     if tokens == 0:
         return
+    quantized = cache.dtype in refusals.FP8_DTYPES
     kernels.write_latent_kernel[(tokens,)](
         kv_c,
         k_pe,
         cache,
         slot_mapping,
+        1.0 / latent_scale,
         kv_c.stride(0),
         k_pe.stride(0),
         *cache.stride()[:2],
         LATENT_SIZE=kv_c.shape[1],
         ROPE_SIZE=k_pe.shape[1],
         BLOCK_SIZE=cache.shape[1],
+        LARGEST=int(torch.finfo(cache.dtype).max) if quantized else 0,
         num_warps=kernels.CONFIG.num_warps,
     )
 
@@ -152,5 +198,5 @@ OPERATION = Operation(
 LATENT_OPERATION = Operation(
     name="latent_cache_write",
     reference=latent_reference,
-    implementations=(Implementation("triton", launch_latent, refusal),),
+    implementations=(Implementation("triton", launch_latent, latent_refusal),),
 )

@@ -1,4 +1,4 @@
-"""Absorbed MLA attention of one new token per sequence: reference, refusal and launch."""
+"""Absorbed MLA attention of one or a few new tokens per sequence: reference, refusal, launch."""
 
 from __future__ import annotations
 
@@ -14,6 +14,8 @@ from vllm_amdopt.ops.paged_cache import gather_latent, wide_dtype
 
 KV_LORA_RANKS = (256, 512)
 ROPE_SIZES = (64,)
+MAX_QUERY_LEN = 8
+"""New tokens per sequence that are tested: a draft of seven and the token before it."""
 
 
 def mla_decode(
@@ -26,16 +28,20 @@ def mla_decode(
     lse: Tensor | None,
     *,
     kv_lora_rank: int,
+    latent_scale: float = 1.0,
     max_seq_len: int,
     implementation: str = "triton",
 ) -> None:
     """Write softmax(scale * query @ latents) @ latents[:, :L] to `out`; heads share latents.
 
-    query: [seqs, heads, L + R], already multiplied with W_UK. latent_cache: [blocks, block_size,
-    L + R]. out: [seqs, heads, L]. lse: None or float32 [seqs, heads], the natural logarithm of the
-    softmax's denominator, which merging of partial attentions needs. block_table: int32 [seqs,
-    max_blocks]; seq_lens: int32 [seqs], 0 for a padding row: zeros, and lse -inf. max_seq_len is an
-    upper bound known on the host. Raises RefusedError where `refusal` refuses.
+    query: [seqs * n, heads, L + R], already multiplied with W_UK, the last n tokens of each
+    sequence: n is 1, or more where a draft is verified. Their own latents lie in the cache already,
+    and each sees those up to its own. latent_cache: [blocks, block_size, L + R]; a latent is what
+    is stored times latent_scale. out: [seqs * n, heads, L]. lse: None or float32 [seqs * n, heads],
+    the natural logarithm of the softmax's denominator, which merging of partial attentions needs.
+    block_table: int32 [seqs, max_blocks]; seq_lens: int32 [seqs], 0 for a padding row: zeros, and
+    lse -inf. max_seq_len is an upper bound known on the host. Raises RefusedError where `refusal`
+    refuses.
     """
     OPERATION.run(implementation)(
         query,
@@ -46,6 +52,7 @@ def mla_decode(
         out,
         lse,
         kv_lora_rank=kv_lora_rank,
+        latent_scale=latent_scale,
         max_seq_len=max_seq_len,
     )
 
@@ -60,18 +67,24 @@ def reference(
     lse: Tensor | None,
     *,
     kv_lora_rank: int,
+    latent_scale: float = 1.0,
     max_seq_len: int,
     compute_dtype: torch.dtype | None = None,
 ) -> None:
     """The operation in plain PyTorch, in float32 or in `compute_dtype`, to see what that costs."""
     del max_seq_len
     dtype = compute_dtype or wide_dtype(query.dtype)
+    each = query.shape[0] // max(1, block_table.shape[0])
     for sequence, length in enumerate(seq_lens.tolist()):
         latents = gather_latent(latent_cache, block_table[sequence], length).to(dtype)
-        scores = (query[sequence].to(dtype) @ latents.T) * scale
-        if lse is not None:
-            lse[sequence] = torch.logsumexp(scores, dim=-1).to(lse.dtype)
-        out[sequence] = (torch.softmax(scores, dim=-1) @ latents[:, :kv_lora_rank]).to(out.dtype)
+        latents = latents * latent_scale
+        for token in range(each):
+            seen = latents[: max(0, length - each + 1 + token)]
+            at = sequence * each + token
+            scores = (query[at].to(dtype) @ seen.T) * scale
+            if lse is not None:
+                lse[at] = torch.logsumexp(scores, dim=-1).to(lse.dtype)
+            out[at] = (torch.softmax(scores, dim=-1) @ seen[:, :kv_lora_rank]).to(out.dtype)
 
 
 def refusal(
@@ -81,6 +94,7 @@ def refusal(
     block_size: int,
     dtype: torch.dtype,
     cache_dtype: torch.dtype | None = None,
+    query_len: int = 1,
     gfx: str | None = None,
 ) -> str | None:
     """Why the Triton kernel does not apply, or None. `cache_dtype` None is the same as `dtype`."""
@@ -89,16 +103,16 @@ def refusal(
         refusals.no_triton(),
         refusals.architecture(gfx),
         refusals.dtype(dtype, "the model"),
-        refusals.dtype(cache_dtype, "the KV cache"),
-        None
-        if cache_dtype is dtype
-        else f"the KV cache is {refusals.short(cache_dtype)} and the model "
-        f"{refusals.short(dtype)}; use --kv-cache-dtype auto.",
+        refusals.cache_dtype(cache_dtype, dtype, gfx),
         refusals.block_size(block_size),
         None
         if kv_lora_rank in KV_LORA_RANKS and rope_size in ROPE_SIZES
         else f"a latent of {kv_lora_rank} + {rope_size} is not among the tested ones "
         f"({' or '.join(map(str, KV_LORA_RANKS))} + {ROPE_SIZES[0]}); use another MLA backend.",
+        None
+        if 1 <= query_len <= MAX_QUERY_LEN
+        else f"the decode kernel takes up to {MAX_QUERY_LEN} new tokens per sequence, not "
+        f"{query_len}; use --speculative-config with fewer speculative tokens.",
     )
 
 
@@ -109,6 +123,7 @@ def _check(
     block_size: int,
     dtype: torch.dtype,
     cache_dtype: torch.dtype,
+    query_len: int,
 ) -> None:
     sentence = refusal(
         kv_lora_rank=kv_lora_rank,
@@ -116,6 +131,7 @@ def _check(
         block_size=block_size,
         dtype=dtype,
         cache_dtype=cache_dtype,
+        query_len=query_len,
     )
     if sentence is not None:
         raise RefusedError(f"mla_decode: {sentence}")
@@ -131,36 +147,48 @@ def launch(
     lse: Tensor | None,
     *,
     kv_lora_rank: int,
+    latent_scale: float = 1.0,
     max_seq_len: int,
     splits: int | None = None,
 ) -> None:
     """The operation by the Triton kernels. `splits` overrides the planned number of parts."""
-    sequences, heads, width = query.shape
+    tokens, heads, width = query.shape
+    sequences = block_table.shape[0]
     block_size = latent_cache.shape[1]
-    _check(kv_lora_rank, width - kv_lora_rank, block_size, query.dtype, latent_cache.dtype)
+    query_len, left_over = divmod(tokens, sequences) if sequences else (1, tokens)
+    if left_over:
+        raise RefusedError(
+            f"mla_decode: {tokens} query tokens are not equally many for each of {sequences} "
+            "sequences; pad the shorter ones."
+        )
+    if tokens == 0:
+        return
+    rope_size = width - kv_lora_rank
+    _check(kv_lora_rank, rope_size, block_size, query.dtype, latent_cache.dtype, query_len)
     refusals.require_dense_rows("mla_decode", query=query, latent_cache=latent_cache, out=out)
     from vllm_amdopt.kernels import mla_decode as kernels
+    from vllm_amdopt.kernels import mla_decode_plan as plans
     from vllm_amdopt.kernels.soft_cap import score_factors
-    from vllm_amdopt.kernels.split_plan import plan_splits
 
-    if sequences == 0:
-        return
-    config = kernels.choose_config(heads, kv_lora_rank, query.element_size())
-    head_tiles = -(-heads // config.heads)
+    rows = heads * query_len
+    config = plans.choose_config(rows, query.element_size())
+    row_tiles = -(-rows // config.rows)
     if splits is None:
-        splits = plan_splits(sequences * head_tiles, max_seq_len, compute_units(query.device))
+        splits = plans.plan(sequences * row_tiles, max_seq_len, compute_units(query.device), config)
     direct = splits == 1
     partial, partial_lse = out, out
     if not direct:
         partial = torch.empty(
-            (sequences, heads, splits, kv_lora_rank), dtype=torch.float32, device=query.device
+            (sequences, rows, splits, kv_lora_rank), dtype=torch.float32, device=query.device
         )
         partial_lse = torch.empty(
-            (sequences, heads, splits), dtype=torch.float32, device=query.device
+            (sequences, rows, splits), dtype=torch.float32, device=query.device
         )
     lse_strides = (0, 0) if lse is None else lse.stride()
-    score_scale, _ = score_factors(scale, 0.0)
-    kernels.split_kernel[(sequences, head_tiles, splits)](
+    # A quantized cache is never multiplied out: its scale goes into the factor of the scores and
+    # into that of the result.
+    score_scale, _ = score_factors(scale * latent_scale, 0.0)
+    kernels.split_kernel[(plans.programs(sequences, row_tiles, splits),)](
         query,
         latent_cache,
         block_table,
@@ -170,6 +198,8 @@ def launch(
         partial,
         partial_lse,
         score_scale,
+        latent_scale,
+        sequences,
         heads,
         splits,
         block_table.stride(0),
@@ -178,9 +208,10 @@ def launch(
         *out.stride()[:2],
         *lse_strides,
         LATENT_SIZE=kv_lora_rank,
-        ROPE_SIZE=width - kv_lora_rank,
+        ROPE_SIZE=rope_size,
         BLOCK_SIZE=block_size,
-        HEADS=config.heads,
+        QUERY_LEN=query_len,
+        ROWS=config.rows,
         TILE=config.tile,
         DIRECT=direct,
         HAS_LSE=lse is not None,
@@ -189,7 +220,8 @@ def launch(
     )
     if direct:
         return
-    kernels.reduce_kernel[(sequences, heads)](
+    merge = plans.choose_reduce_config(splits, kv_lora_rank)
+    kernels.reduce_kernel[(sequences, rows, kv_lora_rank // merge.columns)](
         partial,
         partial_lse,
         seq_lens,
@@ -200,10 +232,13 @@ def launch(
         *out.stride()[:2],
         *lse_strides,
         LATENT_SIZE=kv_lora_rank,
-        SPLITS=kernels.padded_splits(splits),
+        QUERY_LEN=query_len,
+        SPLITS=plans.padded_splits(splits),
+        CHUNK=merge.chunk,
+        COLUMNS=merge.columns,
         TILE=config.tile,
         HAS_LSE=lse is not None,
-        num_warps=kernels.REDUCE_CONFIG.num_warps,
+        num_warps=merge.num_warps,
     )
 
 

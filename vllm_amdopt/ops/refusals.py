@@ -5,11 +5,13 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from vllm_amdopt.hardware import ARCHITECTURES
 from vllm_amdopt.kernels import availability
 from vllm_amdopt.ops.operation import RefusedError
 
 COMPILED_FOR = ("gfx942", "gfx950")
 KERNEL_DTYPES = (torch.float16, torch.bfloat16, torch.float32)
+FP8_DTYPES = (torch.float8_e4m3fnuz, torch.float8_e4m3fn)
 MAX_BLOCK_SIZE = 128
 
 
@@ -41,6 +43,31 @@ def dtype(value: torch.dtype, what: str) -> str | None:
             "float16, or a machine-code engine."
         )
     return None
+
+
+def cache_dtype(value: torch.dtype, model: torch.dtype, gfx: str | None = None) -> str | None:
+    """For a kernel that takes caches of the model's dtype or of the chip's own fp8 (e4m3).
+
+    `gfx` None: no AMD GPU is involved, or which one it is, is not known here.
+    """
+    if value is model:
+        return dtype(value, "the KV cache")
+    if value not in FP8_DTYPES:
+        return (
+            f"the KV cache is {short(value)} and the model {short(model)}; use "
+            "--kv-cache-dtype auto."
+        )
+    if gfx is not None and value is not fp8_of(gfx):
+        return (
+            f"the KV cache is {short(value)}, and {gfx} computes with {short(fp8_of(gfx))}; use "
+            "--kv-cache-dtype fp8, which takes the chip's own."
+        )
+    return None
+
+
+def fp8_of(gfx: str) -> torch.dtype:
+    """The e4m3 that the chip converts in hardware."""
+    return FP8_DTYPES[0] if ARCHITECTURES[gfx].fp8_flavour == "fnuz" else FP8_DTYPES[1]
 
 
 def block_size(value: int) -> str | None:
