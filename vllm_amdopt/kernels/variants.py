@@ -44,10 +44,11 @@ class CodegenVariant:
     """One compiled form of one kernel.
 
     `signature` maps every run-time argument, in the kernel's order, to a Triton type string
-    (`*bf16`, `i32`, `i64`, `fp32`; `*fp8` is the chip's own e4m3); pointers are taken to be 16-byte aligned, as PyTorch
-    allocates them. `divisible_by_16` names the integer arguments that are multiples of 16 in
-    serving (strides, mostly): Triton's launcher finds that out by itself and loads 16 bytes per
-    lane because of it, so a compilation that leaves it out reports loads that never run.
+    (`*bf16`, `i32`, `i64`, `fp32`; `*fp8` is the chip's own e4m3); pointers are taken to be 16-byte
+    aligned, as PyTorch allocates them. `divisible_by_16` names the integer arguments that are
+    multiples of 16 in serving (strides, mostly): Triton's launcher finds that out by itself and
+    loads 16 bytes per lane because of it, so a compilation that leaves it out reports loads that
+    never run.
     `over_2_gib` names the pointers whose storage is larger than that in serving, as a KV cache's
     is: all others are addressed with 32 bits, which takes fewer registers.
     `constexprs` holds every compile-time argument; `None` stands for an optional
