@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import shlex
 import sys
 from pathlib import Path
@@ -13,6 +15,7 @@ from tests.bench.rig import IN_USE, MODEL, ROOT
 from tests.bench.small_load import SmallLoad
 from vllm_amdopt.bench.gpu_lock import WHOLE_MACHINE, Locks
 from vllm_amdopt.bench.journal import NAME as JOURNAL
+from vllm_amdopt.bench.journal import Journal
 from vllm_amdopt.cli import main
 from vllm_amdopt.commands import bench_serving
 from vllm_amdopt.run_record import load
@@ -108,21 +111,48 @@ def test_treatment_that_is_missing_is_no_measurement(
     assert load(tmp_path / "run" / "record.json").rows[1].status == "tainted"
 
 
+SWITCHED = """
+import json, os, sys
+from vllm_amdopt.bench.mock_server import main
+on = [n for n in ("attention", "gemm") if os.environ.get(f"VLLM_AMDOPT_{n.upper()}") == "on"]
+facts = {"plan": "p", "features": on, "rules": [], "off": {"mla": "the model has GQA, not MLA"}}
+sys.exit(main([*sys.argv[1:], "--mock-say", f"vllm-amdopt in use: {json.dumps(facts)}"]))
+"""
+"""A server that obeys the switches of two features and has no use for a third."""
+
+
 def test_ablation_leaves_out_what_this_model_has_not(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The mock says that attention is on whatever the switches say, so only-mla is left out."""
-    serve = shlex.quote(f"--mock-say {shlex.quote(IN_USE)} {FAST}")
+    script = tmp_path / "switched.py"
+    script.write_text(SWITCHED)
     code = bench(
-        f"ablate --factors attention,mla --blocks 2 --serve-args {serve}", out=tmp_path / "run"
+        "ablate --factors attention,mla --blocks 2 "
+        f"--serve-program {shlex.quote(f'{sys.executable} {script}')} "
+        f"--serve-args {shlex.quote(FAST)}",
+        out=tmp_path / "run",
     )
     said = capsys.readouterr()
+    assert code == 0, said
     record = load(tmp_path / "run" / "record.json")
+    assert record.kind == "serving_ablation"
     assert [arm.name for arm in record.arms] == ["none", "only-attention", "only-mla"]
-    # `none` must be without attention, and the mock's log says that it is there.
-    reasons = {row.arm: row.reason for row in record.rows if row.status != "ok"}
-    assert "attention is on in none" in reasons["none"]
-    assert code == 4 and "attention is on in none" in said.out
+    assert record.arms[1].plan is not None and record.arms[1].plan["features"] == ["attention"]
+    assert {row.status for row in record.rows if row.arm != "only-mla"} == {"ok"}
+    (left_out,) = (row for row in record.rows if row.arm == "only-mla")
+    assert left_out.status == "unsupported"
+    assert "only-mla is left out: mla is not on in only-mla: the model has GQA" in said.out
+    assert main(["report", str(tmp_path / "run"), "--format", "md"]) == 0
+    page = (tmp_path / "run" / "report.md").read_text()
+    assert "only-mla was left out" in page
+
+
+def test_arm_that_has_what_it_should_be_without(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    serve = shlex.quote(f"--mock-say {shlex.quote(IN_USE)}")
+    code = bench(f"ablate --factors attention --serve-args {serve}", out=tmp_path / "run")
+    assert code == 4 and "attention is on in none" in capsys.readouterr().out
 
 
 def test_busy_machine(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -183,6 +213,24 @@ def test_directory_that_cannot_be_written(
     (tmp_path / "file").write_text("")
     assert bench("aa", out=tmp_path / "file" / "run") == 2
     assert "cannot be written or read" in capsys.readouterr().err
+
+
+def test_disk_that_fills_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "run"
+    append = Journal.append
+
+    def full(self: Journal, event: str, **fields: object) -> None:
+        if event == "block":
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        append(self, event, **fields)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Journal, "append", full)
+        assert bench("aa --blocks 2", out=out) == 2
+    assert "No space left on device" in (said := capsys.readouterr().err) and "--resume" in said
+    assert bench("aa --blocks 2", "--resume", out=out) == 0
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ import os
 import socket
 import sys
 import threading
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -137,6 +138,24 @@ def test_run_stops_where_more_blocks_would_not_help(tmp_path: Path) -> None:
     outcome = rig.run()
     assert outcome.invalid and outcome.blocks_done == 2
     assert outcome.stopped is not None and "2 blocks in a row failed" in outcome.stopped
+
+
+def test_failed_blocks_are_measured_again_by_a_resumed_run(tmp_path: Path) -> None:
+    broken = Rig(tmp_path, (STOCK, with_arguments(PLUGIN, "--mock-exit", "1")), blocks=3)
+    assert broken.run().invalid
+    mended = Rig(tmp_path, blocks=3).run()
+    assert mended.blocks_done == 3 and {status for _, status in statuses(mended)} == {"ok"}
+
+
+def test_clock_that_jumps_changes_no_duration(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    jumps = iter(range(10**9, 0, -86_400))
+    monkeypatch.setattr(time, "time", lambda: float(next(jumps)))
+    outcome = Rig(tmp_path, blocks=1).run()
+    assert {status for _, status in statuses(outcome)} == {"ok"}
+    assert all(0 < launch["seconds_to_ready"] < 60 for launch in outcome.launches)
+    assert all(0 < row["metrics"]["duration"] < 60 for row in outcome.rows)
 
 
 def test_arm_that_cannot_load_has_its_row_before_any_block(tmp_path: Path) -> None:

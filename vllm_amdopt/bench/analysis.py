@@ -210,6 +210,12 @@ class Comparison:
         return tuple(cell for text in self.judgement.gated for cell in self.cells_of(text))
 
     @cached_property
+    def unsupported(self) -> str:
+        """Why this model or machine has no such candidate; "" where it was tried."""
+        statuses = {row.status: row for row in self.record.rows if row.arm == self.candidate}
+        return statuses["unsupported"].reason if set(statuses) == {"unsupported"} else ""
+
+    @cached_property
     def invalid(self) -> str:
         """Why nothing can be concluded: a judged cell that was not measured; "" otherwise."""
         for text in (self.judgement.primary, *self.judgement.gated):
@@ -297,8 +303,10 @@ class Analysis:
 
     @cached_property
     def outcome(self) -> Outcome:
-        """The worst of the comparisons; `invalid` where there is none."""
-        found = {comparison.outcome for comparison in self.comparisons}
+        """The worst of the comparisons with what could be tried; `invalid` where there is none."""
+        found = {
+            comparison.outcome for comparison in self.comparisons if not comparison.unsupported
+        }
         return next((outcome for outcome in WORST_FIRST if outcome in found), "invalid")
 
 

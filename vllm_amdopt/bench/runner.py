@@ -20,6 +20,9 @@ from vllm_amdopt.bench.treatment import pattern_problem
 MOST_FAILED_BLOCKS = 2
 """One after another: then something is wrong that more blocks do not mend."""
 
+BAD = ("error", "tainted")
+"""What spoils a block; what is unsupported is only left out."""
+
 
 @dataclass
 class Outcome:
@@ -62,6 +65,9 @@ class Runner:
         self._retries = retries
         self._budget = budget_seconds
         self._begin = time.monotonic()
+        for block, rows in list(progress.blocks.items()):
+            if block >= 0 and any(row["status"] in BAD for row in rows):
+                del progress.blocks[block]  # a resumed run measures it again
         self._dropped: dict[str, str] = {
             row["arm"]: row["reason"]
             for rows in progress.blocks.values()
@@ -83,7 +89,7 @@ class Runner:
             if stopped is not None:
                 break
             rows = self._block(block)
-            bad = [row for row in rows if row["status"] in ("error", "tainted")]
+            bad = [row for row in rows if row["status"] in BAD]
             failed = failed + 1 if bad else 0
             if failed >= MOST_FAILED_BLOCKS:
                 stopped = f"{failed} blocks in a row failed, the last because: {bad[0]['reason']}"
@@ -161,7 +167,7 @@ class Runner:
         begin = time.monotonic()
         for attempt in range(1 + self._retries):
             rows = self._attempt(block, attempt)
-            bad = [row for row in rows if row["status"] in ("error", "tainted")]
+            bad = [row for row in rows if row["status"] in BAD]
             if not bad or attempt == self._retries:
                 break
             what = {"block": block, "attempt": attempt, "reason": bad[0]["reason"], "rows": rows}

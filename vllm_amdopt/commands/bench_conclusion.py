@@ -1,16 +1,8 @@
 """What a serving comparison came to, in words and as an exit code, from its record alone."""
 
-from vllm_amdopt.bench.analysis import (
-    EXIT_CODES,
-    WORST_FIRST,
-    Cell,
-    Comparison,
-    Outcome,
-    analyse,
-)
+from vllm_amdopt.bench.analysis import Cell, Comparison, analyse, exit_code
 from vllm_amdopt.run_record import RunRecord
 
-EXIT_INCONCLUSIVE = 3
 EXIT_INVALID = 4
 
 MOST_REASONS = 5
@@ -23,15 +15,12 @@ def conclude(record: RunRecord, *, require_conclusive: bool) -> tuple[str, int]:
     An arm that this model or machine cannot run is said and judged no further.
     """
     analysis = analyse(record)
-    unsupported = {row.arm: row.reason for row in record.rows if row.status == "unsupported"}
     lines: list[str] = []
-    outcomes: list[Outcome] = []
     for comparison in analysis.comparisons:
-        if comparison.candidate in unsupported:
-            continue
-        outcomes.append(comparison.outcome)
-        lines += _compared(comparison)
-    lines += [f"{arm} is left out: {reason}" for arm, reason in unsupported.items()]
+        if comparison.unsupported:
+            lines.append(f"{comparison.candidate} is left out: {comparison.unsupported}")
+        else:
+            lines += _compared(comparison)
     bad = [row for row in analysis.set_aside if row.status != "unsupported"]
     lines += [
         f"{row.status}: {row.arm}, block {row.block + 1}: {row.reason}"
@@ -39,10 +28,7 @@ def conclude(record: RunRecord, *, require_conclusive: bool) -> tuple[str, int]:
     ]
     if len(bad) > MOST_REASONS:
         lines.append(f"and {len(bad) - MOST_REASONS} rows more that do not count")
-    outcome: Outcome = next((said for said in WORST_FIRST if said in outcomes), "invalid")
-    if require_conclusive and outcome == "inconclusive":
-        return "\n".join(lines), EXIT_INCONCLUSIVE
-    return "\n".join(lines), EXIT_CODES[outcome]
+    return "\n".join(lines), exit_code(analysis, require_conclusive)
 
 
 def _compared(comparison: Comparison) -> list[str]:

@@ -35,6 +35,9 @@ def banner(analysis: Analysis, comparison: Comparison) -> Banner:
     """The verdict on one candidate, from its primary metric and gates."""
     identical = analysis.record.kind == "serving_aa"
     candidate, baseline = comparison.candidate, comparison.baseline
+    if comparison.unsupported:
+        reason = f"{comparison.unsupported}."
+        return Banner("inconclusive", f"{candidate} was left out", reason, ())
     margin = words.percent(comparison.judgement.margin).lstrip("+")
     headline = {
         "better": f"{candidate} is better than {baseline}",
