@@ -88,6 +88,9 @@ def test_owner_without_a_name(tmp_path: Path) -> None:
 def test_directory_for_locks(tmp_path: Path) -> None:
     named = lock_directory({"VLLM_AMDOPT_LOCK_DIR": str(tmp_path / "locks")})
     assert named == tmp_path / "locks" and named.stat().st_mode & 0o7777 == 0o1777
+    (own := tmp_path / "own").mkdir(mode=0o700)
+    assert lock_directory({"VLLM_AMDOPT_LOCK_DIR": str(own)}) == own
+    assert own.stat().st_mode & 0o7777 == 0o700, "a directory of the user's stays as it is"
     (tmp_path / "file").write_text("")
     with pytest.raises(LockDirectoryError, match="set VLLM_AMDOPT_LOCK_DIR to a directory"):
         lock_directory({"VLLM_AMDOPT_LOCK_DIR": str(tmp_path / "file")})

@@ -39,9 +39,9 @@ def lock_directory(environment: Mapping[str, str]) -> Path:
     named = environment.get(DIRECTORY_VARIABLE)
     for path in (Path(named),) if named else DIRECTORIES:
         with contextlib.suppress(OSError):
-            path.mkdir(parents=True, exist_ok=True)
-            with contextlib.suppress(PermissionError):
-                path.chmod(0o1777)
+            if not path.is_dir():
+                path.mkdir(parents=True)
+                path.chmod(0o1777)  # what mkdir sets is cut by the umask
             if os.access(path, os.W_OK | os.X_OK):
                 return path
     tried = named or " and ".join(map(str, DIRECTORIES))
@@ -105,7 +105,7 @@ class Locks:
             return None
         path = self._directory / f"{re.sub(r'[^A-Za-z0-9.-]+', '_', name)}.lock"
         try:
-            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o666)
+            descriptor = _open(path)
         except OSError as error:
             raise LockDirectoryError(
                 f"the lock {path} cannot be opened ({error.strerror}): remove it, or set "
@@ -133,6 +133,21 @@ class Locks:
             os.pwrite(descriptor, json.dumps(record).encode(), 0)
         self._held[name] = descriptor
         return None
+
+
+def _open(path: Path) -> int:
+    """The lock file, made where it is missing.
+
+    Never with O_CREAT on a file that is there: the kernel forbids that for somebody else's file in
+    a directory like this one (fs.protected_regular).
+    """
+    flags = os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW
+    while True:
+        try:
+            return os.open(path, flags)
+        except FileNotFoundError:
+            with contextlib.suppress(FileExistsError):
+                return os.open(path, flags | os.O_CREAT | os.O_EXCL, 0o666)
 
 
 def _spoken(name: str) -> str:

@@ -42,8 +42,9 @@ class LaunchError(RuntimeError):
 
 
 def default_program() -> tuple[str, ...]:
-    """`vllm serve` of the environment that runs this."""
-    return (str(Path(sys.executable).with_name("vllm")), "serve")
+    """`vllm serve` of the environment that runs this, or else the one on PATH."""
+    beside = Path(sys.executable).with_name("vllm")
+    return (str(beside) if beside.is_file() else "vllm", "serve")
 
 
 @dataclass(frozen=True)
