@@ -70,6 +70,7 @@ def test_help_lists_the_commands(capsys: pytest.CaptureFixture[str]) -> None:
         "doctor",
         "collect-env",
         "emulate-report",
+        "patches",
         "docs",
         "codegen",
     ):
@@ -198,8 +199,9 @@ def test_docs(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     root = ("--root", str(tmp_path))
     code, _, err = run(capsys, "docs", "--check", *root)
     assert code == 1
-    assert "stale: docs/switches.md, docs/rules.md, docs/compatibility.md; `vllm-amdopt docs" in err
-    written = "written: docs/switches.md, docs/rules.md, docs/compatibility.md\n"
+    pages = "docs/switches.md, docs/rules.md, docs/compatibility.md, patches/README.md"
+    assert f"stale: {pages}; `vllm-amdopt docs" in err
+    written = f"written: {pages}\n"
     assert run(capsys, "docs", "--write", *root) == (0, written, "")
     assert run(capsys, "docs", "--check", *root) == (0, "all pages are fresh\n", "")
     assert run(capsys, "docs", "--write", *root) == (0, "all pages were fresh\n", "")

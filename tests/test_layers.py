@@ -34,7 +34,7 @@ LAYERS = {
     # ROCm: asked for the GPUs where it is there, never required.
     "hardware": Layer(ours=("detection",)),
     "detection": Layer(third_party=("amdsmi",), ours=("hardware",)),
-    "patching": Layer(),
+    "patching": Layer(ours=("patching",)),
     # What every measuring tool writes, and how secrets stay out of it.
     "redaction": Layer(),
     "run_record": Layer(ours=("redaction",)),
@@ -54,6 +54,7 @@ LAYERS = {
             "detection",
             "emulator",
             "codegen",
+            "patching",
         ),
     ),
     "bench": Layer(third_party=(EVERYTHING,), ours=("bench", "policy", "hardware", "run_record")),
@@ -68,6 +69,7 @@ LAYERS = {
             "hardware",
             "detection",
             "emulator",
+            "patching",
             "redaction",
             "run_record",
         )

@@ -93,6 +93,7 @@ COMMANDS = {
     "bench": ("bench", "add_arguments", "run"),
     "report": ("report", "add_arguments", "run"),
     "compare": ("compare", "add_arguments", "run"),
+    "patches": ("patches", "add_arguments", "run"),
 }
 """Command -> its module under `commands`, what adds its options, what runs it."""
 
@@ -136,6 +137,11 @@ _HELP = {
         "what changed between two run records",
         "Compare what two sessions measured. Exit code 1 if the candidate lost against its "
         "baseline by more than the margin; 2 if the records cannot be compared, with the reason.",
+    ),
+    "patches": (
+        "small diffs for the installed vLLM: list, check, apply, reverse",
+        "List, check, apply and reverse the diffs for vLLM that stand in patches/. All that is "
+        "named is changed, or nothing is; reversing gives the original bytes.",
     ),
 }
 
@@ -198,13 +204,17 @@ def _features(options: argparse.Namespace) -> int:
 
 
 def _docs(options: argparse.Namespace) -> int:
+    from vllm_amdopt.patching.manifest import load_manifest
+    from vllm_amdopt.patching.page import README, readme_page
     from vllm_amdopt.policy.render import PAGES
 
     root: Path = options.root or Path(__file__).resolve().parent.parent
     if not (root / "pyproject.toml").is_file():
         raise UsageError(f"{root} is not a checkout of vllm-amdopt: give one with --root")
     stale: list[str] = []
-    for name, render in PAGES.items():
+    patches = load_manifest()
+    pages = {**PAGES, README: lambda: readme_page(patches)}
+    for name, render in pages.items():
         path, text = root / name, render()
         try:
             fresh = path.read_text(encoding="utf-8") == text

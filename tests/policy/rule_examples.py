@@ -52,6 +52,7 @@ NO_GPU: Mapping[str, Any] = {"hardware": NOTHING}
 TP2 = {"tensor_parallel_size": 2}
 TP4 = {"tensor_parallel_size": 4}
 TP8 = {"tensor_parallel_size": 8}
+OFFLOAD_64 = {"kv_offload": True, "kv_offloading_gib": 64.0}
 MINIMAX_M3 = replace(
     facts("minimax-m2"), architecture="MiniMaxM3SparseForCausalLM", model_type="minimax_m3_text"
 )
@@ -141,6 +142,20 @@ EXAMPLES: Mapping[str, Pair] = {
     "fused_all_reduce": Pair(
         Example("llama-3.1-70b", MI300X, "on the first graph replay", TP8),
         Example("llama-3.1-70b", MI355X, "the report is on gfx942 alone", TP8),
+    ),
+    "fused_all_reduce_without_aiter": Pair(
+        Example(
+            "llama-3.1-405b",
+            NO_AITER,
+            "'AllReduceFusionPass' is not defined",
+            {**TP8, "fuse_allreduce_rms": True},
+        ),
+        Example(
+            "llama-3.1-405b",
+            NO_AITER,
+            "patch 0004 is applied: vLLM leaves the fusion out by itself",
+            {**TP8, "fuse_allreduce_rms": True, "patches": ("0004",)},
+        ),
     ),
     "quick_reduce_check": Pair(
         Example(
@@ -276,6 +291,16 @@ EXAMPLES: Mapping[str, Pair] = {
             environment=switched_on("shuffle_kv_layout"),
         ),
     ),
+    "mla_offload_shared": Pair(
+        Example(
+            "deepseek-v3",
+            MI300X,
+            "VLLM_AMDOPT_MLA_OFFLOAD_SHARED=on",
+            {**TP8, **OFFLOAD_64, "patches": ("0005",)},
+            switched_on("mla_offload_shared"),
+        ),
+        Example("deepseek-v3", MI300X, "needs patch 0005", {**TP8, **OFFLOAD_64}),
+    ),
     "mla_offload_copies": Pair(
         Example("deepseek-v3", MI300X, "stores 8 copies", {**TP8, "kv_offload": True}),
         Example("deepseek-v3", MI300X, "stores one copy", {"kv_offload": True}),
@@ -287,6 +312,31 @@ EXAMPLES: Mapping[str, Pair] = {
             MI300X,
             "checked for vLLM >=0.30,<0.31, this is 0.32.0",
             {"kv_offload": True},
+        ),
+    ),
+    "startup_plan": Pair(
+        Example(
+            "llama-3.1-8b",
+            MI300X,
+            "VLLM_AMDOPT_STARTUP_PLAN=on",
+            {"patches": ("0006",)},
+            switched_on("startup_plan"),
+        ),
+        Example("llama-3.1-8b", MI300X, "needs patch 0006"),
+    ),
+    "startup_plan_key": Pair(
+        Example(
+            "llama-3.1-8b",
+            MI300X,
+            "keeps the KV cache size of an earlier start",
+            environment={"VLLM_ENABLE_STARTUP_PLAN": "1"},
+        ),
+        Example(
+            "llama-3.1-8b",
+            MI300X,
+            "patch 0006 is applied: the fingerprint is complete",
+            {"patches": ("0006",)},
+            {"VLLM_ENABLE_STARTUP_PLAN": "1"},
         ),
     ),
     "fp8_kv_cache": Pair(

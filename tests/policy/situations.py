@@ -52,13 +52,20 @@ def situation(
     aiter: str | None = None,
     missing_seams: dict[str, str] | None = None,
     measured_wins: dict[str, str] | None = None,
+    patches: tuple[str, ...] = (),
     **choices: Any,
 ) -> Situation:
     return Situation(
         model=facts(model) if isinstance(model, str) else model,
         hardware=hardware,
         choices=UserChoices(**choices),
-        software=Software(vllm=vllm, triton=triton, aiter=aiter, missing_seams=missing_seams or {}),
+        software=Software(
+            vllm=vllm,
+            triton=triton,
+            aiter=aiter,
+            missing_seams=missing_seams or {},
+            patches=frozenset(patches),
+        ),
         environment=environment or {},
         measured_wins=measured_wins or {},
     )

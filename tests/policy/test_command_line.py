@@ -38,7 +38,7 @@ from vllm_amdopt.policy.situation import UserChoices
         ),
         ("-cc.pass_config.fuse_allreduce_rms=true", UserChoices(fuse_allreduce_rms=True)),
         ("--compilation-config 3", UserChoices()),
-        ("--kv-offloading-size 64", UserChoices(kv_offload=True)),
+        ("--kv-offloading-size 64", UserChoices(kv_offload=True, kv_offloading_gib=64.0)),
         ('--speculative-config \'{"model": "x"}\'', UserChoices(speculative=True)),
         ("--gpu-memory-utilization 0.8", UserChoices(gpu_memory_utilization=0.8)),
         ("--trust-remote-code --enforce-eager", UserChoices(enforce_eager=True)),

@@ -28,7 +28,19 @@ _LAYOUT = (
     ("--pp", "pipeline_parallel_size", "--pipeline-parallel-size"),
     ("--dp", "data_parallel_size", "--data-parallel-size"),
 )
-_AGAINST = ("gpu", "vllm", "aiter", "tp", "pp", "dp", "ep", "host-memory", "serve-args", "model")
+_AGAINST = (
+    "gpu",
+    "vllm",
+    "aiter",
+    "patches",
+    "tp",
+    "pp",
+    "dp",
+    "ep",
+    "host-memory",
+    "serve-args",
+    "model",
+)
 
 
 class UsageError(ValueError):
@@ -67,6 +79,11 @@ def _add_common(parser: argparse.ArgumentParser) -> None:
         "--aiter",
         metavar="VERSION|none",
         help=f"an AITER that is not installed here, or none (with --gpu: {ASSUMED_AITER})",
+    )
+    parser.add_argument(
+        "--patches",
+        metavar="NUMBER,...|none",
+        help="patches that vLLM is taken to have (default: those that the installed one has)",
     )
     parser.add_argument(
         "--host-memory", metavar="GIB", type=positive, help="memory of a host that is not this one"
@@ -272,7 +289,24 @@ def _software(options: argparse.Namespace) -> "tuple[Software, tuple[str, ...]]"
         aiter = ASSUMED_AITER
         notes.append(f"AITER {ASSUMED_AITER} is taken as installed: --aiter none takes it as not")
     triton = "assumed" if simulated else installed_version("triton", "pytorch-triton-rocm")
-    return Software(vllm=vllm, triton=triton, aiter=aiter), tuple(notes)
+    patches = _patches(options)
+    return Software(vllm=vllm, triton=triton, aiter=aiter, patches=patches), tuple(notes)
+
+
+def _patches(options: argparse.Namespace) -> frozenset[str]:
+    """The numbers of the patches that are asked about, or that the vLLM installed here has."""
+    from vllm_amdopt.patching.installation import applied_numbers, find_installation
+    from vllm_amdopt.patching.manifest import PatchError, load_manifest
+
+    if options.patches is not None:
+        named = [] if options.patches == "none" else options.patches.split(",")
+        return frozenset(patch.number for patch in load_manifest().select(named))
+    if options.vllm is not None:
+        return frozenset()
+    try:
+        return applied_numbers(load_manifest(), find_installation())
+    except PatchError:  # no vLLM here, so none that has a patch
+        return frozenset()
 
 
 def installed_version(*distributions: str) -> str | None:

@@ -107,6 +107,16 @@ def _kv_offloading_size(vllm_config: VllmConfig, value: SettingValue) -> None:
     vllm_config.cache_config.kv_offloading_size = float(value)
 
 
+def _share_replicated_region(vllm_config: VllmConfig, value: SettingValue) -> None:
+    """A key that patch 0005 adds; vLLM puts the connector and the size beside it later."""
+    from vllm.config import KVTransferConfig
+
+    if vllm_config.kv_transfer_config is None:
+        vllm_config.kv_transfer_config = KVTransferConfig()
+    extra = vllm_config.kv_transfer_config.kv_connector_extra_config
+    extra.setdefault("share_replicated_region", bool(value))
+
+
 def _moe_backend(vllm_config: VllmConfig, value: SettingValue) -> None:
     vllm_config.kernel_config.moe_backend = "auto" if value == DEFAULT else str(value)
 
@@ -124,6 +134,7 @@ def _mm_encoder_tp_mode(vllm_config: VllmConfig, value: SettingValue) -> None:
 _WRITERS: Mapping[str, Callable[[VllmConfig, SettingValue], None]] = {
     "block_size": _block_size,
     "kv_offloading_size": _kv_offloading_size,
+    "share_replicated_region": _share_replicated_region,
     "moe_backend": _moe_backend,
     "fuse_allreduce_rms": _fuse_allreduce_rms,
     "mm_encoder_tp_mode": _mm_encoder_tp_mode,

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from vllm.logger import init_logger
 
 from vllm_amdopt import hardware
+from vllm_amdopt.integration.compat.patches import applied_patches
 from vllm_amdopt.integration.compat.seams import missing_seams
 from vllm_amdopt.integration.cpu_engine import cpu_engine
 from vllm_amdopt.integration.plugin import environment, options_given, users_environment
@@ -34,6 +35,7 @@ def situation(vllm_config: VllmConfig, platform: str) -> Situation:
             triton=_version("triton"),
             aiter=_version("amd-aiter"),
             missing_seams=missing_seams(platform),
+            patches=applied_patches(),
         ),
         environment=users_environment(),
     )
@@ -66,6 +68,7 @@ def user_choices(vllm_config: VllmConfig) -> UserChoices:
             getattr(cache, "kv_offloading_size", None) is not None
             or vllm_config.kv_transfer_config is not None
         ),
+        kv_offloading_gib=getattr(cache, "kv_offloading_size", None),
         # Where the platform has no custom all-reduce, vLLM sets the flag itself.
         disable_custom_all_reduce=(
             parallel.disable_custom_all_reduce and current_platform.use_custom_allreduce()

@@ -80,6 +80,16 @@ def _fraction(name: str, text: str) -> float:
     return value
 
 
+def _gib(name: str, text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 0 < value < float("inf"):
+        raise CommandLineError(f"{name} {text}: expected a number of GiB above 0")
+    return value
+
+
 def _text(name: str, text: str) -> str:
     return text
 
@@ -114,7 +124,7 @@ _MEANS: Mapping[str, tuple[str, object]] = {
     "--enable-lora": ("lora", True),
     "--enforce-eager": ("enforce_eager", True),
     "--allow-deprecated-quantization": ("allow_deprecated_quantization", True),
-    "--kv-offloading-size": ("kv_offload", True),
+    "--kv-offloading-size": ("kv_offload", True),  # and its size, _gib
     "--kv-transfer-config": ("kv_offload", True),
     "--speculative-config": ("speculative", True),
 }
@@ -192,6 +202,8 @@ def _choices(options: Sequence[tuple[str, str | None]]) -> UserChoices:
         elif name in _MEANS:
             key, meaning = _MEANS[name]
             found[key] = meaning
+        if name == "--kv-offloading-size" and value is not None:
+            found["kv_offloading_gib"] = _gib(name, value)
         for path, nested in _NESTED.items():
             inner = _nested(name, value, path)
             if inner is not None:
@@ -245,6 +257,9 @@ def command_by_hand(
             environment[key.removeprefix(ENVIRONMENT)] = str(value)
         elif key == "attention_order" and attention_backend is not None:
             options.setdefault("--attention-backend", attention_backend)
+        elif key == "share_replicated_region":
+            extra = {"kv_connector_extra_config": {key: value}}
+            options.setdefault("--kv-transfer-config", json.dumps(extra))
         elif key in _FLAGS and value == DEFAULT:
             options.pop(_FLAGS[key], None)
         elif key in _FLAGS:

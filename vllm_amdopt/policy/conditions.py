@@ -307,6 +307,40 @@ class SeamPresent:
 
 
 @dataclass(frozen=True)
+class PatchApplied:
+    """This vLLM has the patch of this number (patches/manifest.toml)."""
+
+    number: str
+
+    def refusal(self, situation: Situation) -> str | None:
+        if self.number in situation.software.patches:
+            return None
+        return f"{NEEDS_PATCH}{self.number}: `vllm-amdopt patches apply {self.number}`"
+
+    def describe(self) -> str:
+        return f"patch {self.number} applied to vLLM"
+
+
+NEEDS_PATCH = "needs patch "
+
+
+@dataclass(frozen=True)
+class PatchAbsent:
+    """This vLLM lacks the patch of this number; `remedied` says what the patch makes of it."""
+
+    number: str
+    remedied: str
+
+    def refusal(self, situation: Situation) -> str | None:
+        if self.number not in situation.software.patches:
+            return None
+        return f"patch {self.number} is applied: {self.remedied}"
+
+    def describe(self) -> str:
+        return f"patch {self.number} not applied to vLLM"
+
+
+@dataclass(frozen=True)
 class VllmIn:
     """vLLM, where its version is known, lies in the range that this was checked for."""
 

@@ -6,6 +6,7 @@ Only formatting; every word comes from the records and the plan.
 from collections.abc import Mapping, Sequence
 
 from vllm_amdopt.policy.compatibility import compatibility_page
+from vllm_amdopt.policy.conditions import NEEDS_PATCH
 from vllm_amdopt.policy.features import FEATURES, VLLM_RANGE, Feature
 from vllm_amdopt.policy.plan import Decision, Plan
 from vllm_amdopt.policy.rule import Rule
@@ -53,6 +54,7 @@ def concerns_the_user(decision: Decision) -> bool:
         or decision.on
         or decision.origin == "user"
         or f"VLLM_AMDOPT_{decision.name.upper()}=" in decision.reason
+        or decision.reason.startswith(NEEDS_PATCH)
         or decision.name in _EXPECTED
     )
 

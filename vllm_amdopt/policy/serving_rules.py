@@ -12,6 +12,7 @@ from vllm_amdopt.policy.rules import (
     experts,
     kv_cache,
     models,
+    startup,
     variables,
 )
 
@@ -22,6 +23,7 @@ RULES: tuple[Rule, ...] = (
     *models.RULES,
     *attention.RULES,
     *kv_cache.RULES,
+    *startup.RULES,
     *variables.RULES,
     *aiter.LAST,
 )

@@ -17,13 +17,15 @@ SettingValue = str | int | float | bool
 class UserChoices:
     """What the user said to vLLM themselves; the defaults mean "said nothing".
 
-    `kv_offload`: offloading or any KV connector is configured. `max_model_len` is in tokens.
+    `kv_offload`: offloading or any KV connector is configured; `kv_offloading_gib`: the buffer's
+    size where --kv-offloading-size says it. `max_model_len` is in tokens.
     Fields that may be None are None where the user left them to vLLM.
     """
 
     block_size: int | None = None
     attention_backend: str | None = None
     kv_offload: bool = False
+    kv_offloading_gib: float | None = None
     disable_custom_all_reduce: bool = False
     tensor_parallel_size: int = 1
     pipeline_parallel_size: int = 1
@@ -52,13 +54,15 @@ class UserChoices:
 class Software:
     """Installed versions; None where a package is absent or its version is not known.
 
-    `missing_seams`: the seam keys that this vLLM lacks, each with the sentence why.
+    `missing_seams`: the seam keys that this vLLM lacks, each with the sentence why. `patches`: the
+    numbers of our patches (patches/manifest.toml) that this vLLM has.
     """
 
     vllm: str | None = None
     triton: str | None = None
     aiter: str | None = None
     missing_seams: Mapping[str, str] = field(default_factory=dict)
+    patches: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True)

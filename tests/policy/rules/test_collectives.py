@@ -235,3 +235,29 @@ ASKED = {"VLLM_AMDOPT_QUICK_REDUCE": "on"}
 def test_quick_reduce_by_recipe(model: Any, options: dict[str, Any], codec: str | None) -> None:
     decision = plan(model, **options).decision("quick_reduce")
     assert dict(decision.settings) == ({} if codec is None else {f"env.{QUICK}": codec})
+
+
+# --- fused_all_reduce_without_aiter --------------------------------------------------------------
+
+ASKED: dict[str, Any] = {"tensor_parallel_size": 8, "fuse_allreduce_rms": True}
+
+
+def test_a_fusion_that_does_not_exist_is_left_out() -> None:
+    made = plan("llama-3.1-8b", instinct("gfx942"), **ASKED)
+    assert made.settings["fuse_allreduce_rms"] is False
+    assert [warning for warning in made.warnings if "AllReduceFusionPass" in warning]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        pytest.param({"fuse_allreduce_rms": None}, id="not asked for"),
+        pytest.param({"enforce_eager": True}, id="nothing is compiled"),
+        pytest.param({"patches": ("0004",)}, id="the patch leaves it out"),
+        pytest.param({"aiter": CURRENT_AITER}, id="AITER has it"),
+    ],
+)
+def test_a_fusion_is_left_alone(options: dict[str, Any]) -> None:
+    made = plan("llama-3.1-8b", instinct("gfx950"), **{**ASKED, **options})
+    assert not made.is_on("fused_all_reduce_without_aiter")
+    assert "fuse_allreduce_rms" not in made.settings

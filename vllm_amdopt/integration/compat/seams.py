@@ -79,6 +79,11 @@ SEAMS: tuple[Seam, ...] = (
     Seam("attention_order", "vllm.platforms.rocm", ("def get_valid_backends(",), ("rocm",)),
     Seam("moe_backend", "vllm.config.kernel", ("moe_backend",)),
     Seam("fuse_allreduce_rms", "vllm.config.compilation", ("fuse_allreduce_rms",)),
+    Seam(
+        "startup_plan",
+        "vllm.v1.worker.startup_plan",
+        ("def compute_plan_fingerprint(", "VLLM_ENABLE_STARTUP_PLAN"),
+    ),
     Seam("mm_encoder_tp_mode", "vllm.config.multimodal", ("mm_encoder_tp_mode",)),
     Seam("plan", "vllm.config.vllm", ("apply_config_platform_defaults(",)),
     Seam("environment", "vllm.envs", ("environment_variables",)),

@@ -117,6 +117,70 @@ FUSED_ALL_REDUCE = Rule(
     remove_when="ROCm/aiter#4888 is closed and the AITER minimum contains the fix",
 )
 
+
+@dataclass(frozen=True)
+class FusionAsked:
+    """The user asked for the fusion, and the model is compiled, which is when vLLM makes it."""
+
+    def refusal(self, situation: Situation) -> str | None:
+        if situation.choices.fuse_allreduce_rms is not True:
+            return "you did not set pass_config.fuse_allreduce_rms=True"
+        if situation.choices.enforce_eager:
+            return "with --enforce-eager nothing is compiled, so nothing is fused"
+        return None
+
+    def describe(self) -> str:
+        return "pass_config.fuse_allreduce_rms=True given, and no --enforce-eager"
+
+
+@dataclass(frozen=True)
+class AiterNotInForce:
+    """vLLM runs with AITER off."""
+
+    def refusal(self, situation: Situation) -> str | None:
+        return "AITER is on, and fuses them" if aiter_in_force(situation) else None
+
+    def describe(self) -> str:
+        return "AITER off"
+
+
+@dataclass(frozen=True)
+class FusionLeftOut:
+    """The fusion that does not exist is not asked for."""
+
+    def settings(self, situation: Situation) -> Mapping[str, SettingValue]:
+        return {"fuse_allreduce_rms": False}
+
+    def remark(self, situation: Situation) -> str | None:
+        return None
+
+    def describe(self) -> str:
+        return "pass_config.fuse_allreduce_rms=False"
+
+
+FUSION_WITHOUT_AITER = Rule(
+    name="fused_all_reduce_without_aiter",
+    sets=FusionLeftOut(),
+    seam="fuse_allreduce_rms",
+    level="guard",
+    action="repair",
+    reason=(
+        "without AITER vLLM has no such fusion on ROCm, and asking for it ends every worker in "
+        "\"name 'AllReduceFusionPass' is not defined\""
+    ),
+    requires=(
+        when.AmdGpu(),
+        FusionAsked(),
+        AiterNotInForce(),
+        when.PatchAbsent("0004", "vLLM leaves the fusion out by itself"),
+    ),
+    default_when=(),
+    yields_to=(),
+    evidence=Evidence("predicted", "from vLLM's source, and its pass manager run on a CPU"),
+    source="vLLM 0.30 to 0.33 compilation/passes/pass_manager.py configure; patch 0004",
+    remove_when="vLLM leaves out the fusion that it has not imported",
+)
+
 # --- QuickReduce --------------------------------------------------------------------------------
 
 QUICK_REDUCE_CODECS = ("FP", "INT8", "INT6", "INT4", "INT3")
@@ -383,6 +447,7 @@ QUICK_REDUCE = Rule(
 
 RULES: tuple[Rule, ...] = (
     FUSED_ALL_REDUCE,
+    FUSION_WITHOUT_AITER,
     QUICK_REDUCE_CHECK,
     QUICK_REDUCE_SIZES,
     QUICK_REDUCE,

@@ -67,11 +67,26 @@ class LatentCopiesAdvice:
         return (
             f"KV offloading stores {ranks} copies of the MLA latent on ROCm, one a rank, so the "
             f"buffer holds 1/{ranks} of what its size suggests: use fewer tensor-parallel and "
-            "more data-parallel ranks, or a connector that stores one copy"
+            "more data-parallel ranks, OffloadingConnector with spec_name=TieringOffloadingSpec, "
+            "which stores one copy, or patch 0005 with VLLM_AMDOPT_MLA_OFFLOAD_SHARED=on"
         )
 
     def describe(self) -> str:
         return "a note on the copies"
+
+
+@dataclass(frozen=True)
+class SharedOffload:
+    """The key that patch 0005 adds to the connector's configuration."""
+
+    def settings(self, situation: Situation) -> Mapping[str, SettingValue]:
+        return {"share_replicated_region": True}
+
+    def remark(self, situation: Situation) -> str | None:
+        return None
+
+    def describe(self) -> str:
+        return "share_replicated_region=True in kv_connector_extra_config"
 
 
 @dataclass(frozen=True)
@@ -140,6 +155,31 @@ KV_OFFLOAD = Rule(
     remove_when="vLLM sizes and enables offloading by itself",
 )
 
+MLA_OFFLOAD_SHARED = Rule(
+    name="mla_offload_shared",
+    sets=SharedOffload(),
+    seam="kv_offload",
+    level="opt-in",
+    reason="the ranks share one copy of the MLA latent in host memory instead of one each",
+    requires=(
+        when.AmdGpu(),
+        model_is.ModelKnown(),
+        when.MlaNotDisabled(),
+        cache.OffloadChosen(),
+        cache.LatentIsReplicated(),
+        cache.RegionCanBeRegistered(),
+        when.PatchApplied("0005"),
+    ),
+    default_when=(),
+    yields_to=(),
+    evidence=Evidence(
+        "reported", "in vllm#52656 (a shared buffer of 128 GB on eight MI325X and MI355X)"
+    ),
+    source="vllm#48906, #50301, #57160; vLLM 0.31 to 0.33 v1/kv_offload/cpu/spec.py; patch 0005",
+    remove_when="vLLM shares the offload buffer between ranks on ROCm",
+    vllm=">=0.31,<0.34",
+)
+
 MLA_OFFLOAD_COPIES = Rule(
     name="mla_offload_copies",
     sets=LatentCopiesAdvice(),
@@ -153,6 +193,7 @@ MLA_OFFLOAD_COPIES = Rule(
         when.MlaNotDisabled(),
         cache.OffloadChosen(),
         cache.LatentIsReplicated(),
+        cache.BufferNotShared(),
     ),
     default_when=(),
     yields_to=(),
@@ -208,6 +249,7 @@ FP8_KV_CACHE = Rule(
 RULES: tuple[Rule, ...] = (
     KV_OFFLOAD,
     SHUFFLE_KV_LAYOUT,
+    MLA_OFFLOAD_SHARED,
     MLA_OFFLOAD_COPIES,
     TAIL_CACHE_OFFLOAD,
     FP8_KV_CACHE,

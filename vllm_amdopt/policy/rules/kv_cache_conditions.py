@@ -214,6 +214,42 @@ class LatentIsReplicated:
 
 
 @dataclass(frozen=True)
+class RegionCanBeRegistered:
+    """The size of the buffer is known and at most OFFLOAD_CAP_GIB.
+
+    Each rank registers all of a shared buffer with its GPU. ROCm refused that for 500 GiB on eight
+    MI308X (vllm#57160), for 256 GB on eight MI325X and for 512 GB on eight MI355X (vllm#52656).
+    """
+
+    def refusal(self, situation: Situation) -> str | None:
+        size = situation.choices.kv_offloading_gib
+        if size is None:
+            return "the buffer's size is not known: give it with --kv-offloading-size"
+        if size <= OFFLOAD_CAP_GIB:
+            return None
+        return (
+            f"{size:g} GiB would be registered by every rank, which ROCm is reported to refuse for "
+            f"large buffers: give at most {OFFLOAD_CAP_GIB}, which then hold one copy"
+        )
+
+    def describe(self) -> str:
+        return f"--kv-offloading-size of at most {OFFLOAD_CAP_GIB} GiB"
+
+
+@dataclass(frozen=True)
+class BufferNotShared:
+    """Nothing in this plan lets the ranks share the buffer."""
+
+    def refusal(self, situation: Situation) -> str | None:
+        if situation.decided.get("mla_offload_shared"):
+            return "mla_offload_shared lets the ranks share one copy"
+        return None
+
+    def describe(self) -> str:
+        return "no shared buffer (mla_offload_shared)"
+
+
+@dataclass(frozen=True)
 class TailCache:
     """GLM-5.3's indexer keeps a ring of a few tokens beside the cache."""
 
