@@ -7,6 +7,7 @@ PYTHON ?= $(shell for name in python3.11 python3.12 python3.13 python3 python3.1
 VENV ?= .venv
 GFX ?= gfx942
 COMPAT_VERSIONS ?= 0.30.0 0.31.0 0.32.0
+PATCH_VERSIONS ?= 0.30.0 0.31.0 0.32.0 0.33.0
 PYTEST_ARGUMENTS ?=
 # `--check` compares docs/fleet.md instead of writing it.
 FLEET_ARGUMENTS ?=
@@ -18,7 +19,7 @@ PARALLEL = -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 MAKE_ENVIRONMENT = "$(PYTHON)" tests/environment/make_environment.py
 
 .DEFAULT_GOAL := help
-.PHONY: help environment demo bench-demo test test-fast test-compat fleet startup-cost lint format clean python
+.PHONY: help environment demo bench-demo test test-fast test-compat test-patches fleet startup-cost lint format clean python
 
 help:  ## list the targets
 	@echo "vllm-amdopt: make TARGET   (PYTHON=python3.12 and VENV=/path choose others)"
@@ -53,6 +54,10 @@ test-compat: python  ## run the integration tests on each supported vLLM, in env
 	done; \
 	if [ -n "$$failed" ]; then echo "error: not passed on vLLM$$failed" >&2; exit 1; fi; \
 	echo "passed on vLLM $(COMPAT_VERSIONS)"
+
+test-patches: environment  ## hold the patches against the sources of every supported vLLM (downloads 1 GB)
+	@"$(VENV)/bin/python" tests/environment/vllm_sources.py .cache/vllm-sources $(PATCH_VERSIONS)
+	@VLLM_SOURCES="$(CURDIR)/.cache/vllm-sources" "$(VENV)/bin/python" -m pytest tests/test_patches.py $(PYTEST_ARGUMENTS)
 
 fleet: environment  ## let vLLM configure every published model on simulated GPUs; writes docs/fleet.md
 	@"$(VENV)/bin/python" -m tests.fleet.page $(FLEET_ARGUMENTS)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import importlib.metadata
 import json
+import os
 import re
+import shutil
 import subprocess
 import sys
 import tomllib
@@ -68,6 +70,31 @@ def test_entry_point_is_installed_and_callable(group: str, name: str, target: st
     found = {entry.name: entry for entry in distribution.entry_points if entry.group == group}
     assert found[name].value == target
     assert callable(found[name].load())
+
+
+def test_the_patches_are_in_the_wheel_and_found_there(tmp_path: Path) -> None:
+    """The package as a wheel lays it out: `patches` inside it, and no checkout around it."""
+    wheel = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["hatch"]["build"]
+    included = wheel["targets"]["wheel"]["force-include"]
+    assert included["patches"] == "vllm_amdopt/patches"
+    ignored = shutil.ignore_patterns("__pycache__")
+    shutil.copytree(ROOT / "vllm_amdopt", tmp_path / "vllm_amdopt", ignore=ignored)
+    shutil.copytree(ROOT / "patches", tmp_path / included["patches"])
+    vllm = tmp_path / "elsewhere" / "vllm"
+    vllm.mkdir(parents=True)
+    (vllm / "__init__.py").touch()
+    command = [sys.executable, "-m", "vllm_amdopt.cli", "patches", "list", "--json", "--root"]
+    done = subprocess.run(
+        [*command, str(vllm.parent)],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(tmp_path)},
+    )
+    assert done.returncode == 0, done.stderr
+    names = {entry["name"] for entry in json.loads(done.stdout)["patches"]}
+    files = {path.stem for path in (ROOT / "patches").glob("*/*.patch")}
+    assert names and all(any(file.startswith(name) for name in names) for file in files)
 
 
 def test_version_is_said_once() -> None:

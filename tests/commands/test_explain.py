@@ -269,6 +269,19 @@ def test_every_shipped_config_can_be_explained(
         assert "not predicted" not in out.partition("experts")[0], "attention is always predicted"
 
 
+def test_what_needs_a_patch_says_so_until_it_is_there(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("VLLM_AMDOPT_STARTUP_PLAN", "on")
+    command = ("explain", "llama-3.1-8b", "--gpu", "MI300X", "--patches")
+    _, out, _ = run(capsys, *command, "none")
+    assert "needs patch 0006: `vllm-amdopt patches apply 0006`" in out
+    _, out, _ = run(capsys, *command, "6")
+    assert "startup_plan (by the switch): VLLM_ENABLE_STARTUP_PLAN=1" in out
+    code, _, err = run(capsys, *command, "77")
+    assert code == 2 and "there is no patch '77'" in err
+
+
 @pytest.mark.parametrize(
     ("against", "rows"),
     [
@@ -276,6 +289,7 @@ def test_every_shipped_config_can_be_explained(
         ("stock", ["aiter VLLM_ROCM_USE_AITER=1 –", "attention ROCM_AITER_MLA, block 1 TRITON_ML"]),
         ("aiter=none", ["attention ROCM_AITER_MLA, block 1 TRITON_MLA"]),
         ("tp=4", ["weights"]),
+        ("patches=0005,6", []),
         ("model=deepseek-r1", []),
     ],
 )
@@ -285,7 +299,7 @@ def test_diff(capsys: pytest.CaptureFixture[str], against: str, rows: list[str])
     assert (code, err) == (0, "")
     for row in rows:
         assert row in out
-    same = against == "model=deepseek-r1"
+    same = against in ("model=deepseek-r1", "patches=0005,6")  # what needs them is opt-in
     assert ("no difference in what is set, selected or refused" in out) is same
 
 

@@ -103,6 +103,19 @@ def test_what_a_plan_set_is_not_taken_for_the_users_by_the_next(
     }
 
 
+def test_a_key_for_the_offload_connector_stands_beside_what_vllm_adds_later() -> None:
+    """Before vLLM makes a connector of --kv-offloading-size there may be none; theirs is kept."""
+    made = plan({"share_replicated_region": True})
+    config = configuration()
+    config.kv_transfer_config = None
+    transfer = prepared(made, config).kv_transfer_config
+    assert transfer.kv_connector_extra_config == {"share_replicated_region": True}
+    assert transfer.kv_connector is None and not transfer.is_kv_transfer_instance
+    theirs = {"share_replicated_region": False, "cpu_bytes_to_use": 1}
+    config.kv_transfer_config = SimpleNamespace(kv_connector_extra_config=dict(theirs))
+    assert prepared(made, config).kv_transfer_config.kv_connector_extra_config == theirs
+
+
 @pytest.mark.parametrize(("given", "size"), [(True, 16), (False, 1)])
 def test_only_a_users_block_size_is_taken_back(given: bool, size: int) -> None:
     config = prepared(plan({"block_size": "default"}), configuration(Cache(1, given=given)))

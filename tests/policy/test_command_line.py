@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shlex
 
 import pytest
@@ -75,6 +76,8 @@ def test_a_whole_command_as_pasted() -> None:
         ("--block-size 0", "--block-size 0: expected a positive whole number"),
         ("-tp 8 -tp 4", "--tensor-parallel-size is given twice: 8 and 4"),
         ("--gpu-memory-utilization 1.5", "expected a number above 0 and at most 1"),
+        ("--kv-offloading-size much", "--kv-offloading-size much: expected a number of GiB"),
+        ("--kv-offloading-size 0", "--kv-offloading-size 0: expected a number of GiB above 0"),
         ("--dtype 'half", "cannot be read: No closing quotation"),
         ("model another", "'another' is neither an option nor the value of one"),
     ],
@@ -120,6 +123,14 @@ def test_command_by_hand_has_the_plans_settings() -> None:
         "--compilation-config.pass_config.fuse_allreduce_rms",
         "false",
     ]
+
+
+def test_a_key_of_the_connector_is_written_as_its_configuration() -> None:
+    arguments = read_serve_arguments("--kv-offloading-size 64")
+    command = command_by_hand("m", arguments, {"share_replicated_region": True}, None)
+    words = shlex.split(command.replace("\\\n", " "))
+    assert words[-2] == "--kv-transfer-config"
+    assert json.loads(words[-1]) == {"kv_connector_extra_config": {"share_replicated_region": True}}
 
 
 def test_a_backend_of_the_users_stays_in_the_command_by_hand() -> None:

@@ -139,6 +139,7 @@ def _put_back(installation: Installation) -> None:
 
 
 def _tidy(installation: Installation, paths: Sequence[str]) -> None:
+    _beside(installation.package / JOURNAL, _NEW).unlink(missing_ok=True)
     for path in paths:
         for ending in (_OLD, _NEW):
             _beside(installation.root / path, ending).unlink(missing_ok=True)
