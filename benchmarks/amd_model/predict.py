@@ -187,6 +187,8 @@ def predict_launch(
     if not peers:
         reachable = machine.hbm_bandwidth * machine.hbm_reachable
         seconds = max(seconds, launch.needed_bytes / reachable)
+    # The last workgroup merges alone, when all others are done.
+    seconds += launch.merged_bytes / (machine.cu_bytes_per_clock * machine.clock)
     return LaunchPrediction(
         seconds=seconds,
         waves_per_simd=on_each * kernel.waves / SIMDS,

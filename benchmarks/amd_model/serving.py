@@ -102,12 +102,15 @@ class Launch:
     """One kernel launch. `trips`: of the main loop, in the mean over the workgroups that work.
 
     needed_bytes: what the launch must read and write at least once, its partial results included.
+    merged_bytes: partial results that single workgroups read one after the other at the end, beyond
+    the one round of that loop which the main path passes.
     """
 
     variant: CodegenVariant
     workgroups: int
     trips: int
     needed_bytes: float
+    merged_bytes: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -167,51 +170,64 @@ def _split(context: int, tile: int, wanted: int) -> tuple[int, int]:
     return _up(tiles, each), each
 
 
-def decode(model: Model, batch: int, context: int, compute_units: int) -> Case:
+def fused_parts(context: int, tile: int, splits: int) -> tuple[int, int]:
+    """(parts, tiles of each) of a sequence, as `kernels.decode_kernel` cuts it."""
+    from vllm_amdopt.kernels.split_plan import FUSED_SPLIT_POLICY
+
+    policy, tiles = FUSED_SPLIT_POLICY, _up(context, tile)
+    many = policy.least_tokens_in_two_steps // tile
+    each = max(policy.least_tokens // tile, min(_up(tiles, policy.fan_in), many))
+    each = max(each, _up(tiles, splits))
+    return _up(tiles, each), each
+
+
+def merged_alone(parts: int, fan_in: int, chunk: int, part_bytes: int) -> int:
+    """Bytes of partial results that the last workgroups read beyond the first `chunk` parts."""
+    if parts <= 1:
+        return 0
+    steps = [min(parts, fan_in)] + ([_up(parts, fan_in)] if parts > fan_in else [])
+    return part_bytes * max(0, sum(_up(step, chunk) * chunk for step in steps) - chunk)
+
+
+def decode(
+    model: Model, batch: int, context: int, compute_units: int, block_size: int = BLOCK_SIZE
+) -> Case:
     """paged_attention_decode: one new token for each of `batch` sequences of `context` tokens."""
     from vllm_amdopt.kernels import paged_attention_decode as kernels
-    from vllm_amdopt.kernels.split_plan import plan_splits
+    from vllm_amdopt.kernels.split_plan import FUSED_SPLIT_POLICY, plan_fused_splits
 
     group = model.query_heads // model.kv_heads
-    config = kernels.choose_config(group, model.head_size, ELEMENT)
-    programs = batch * model.kv_heads * _up(group, config.heads)
-    splits = plan_splits(programs, context, compute_units)
-    used, trips = _split(context, config.tile, splits)
+    config = kernels.choose_config(group, model.head_size)
+    programs = batch * model.kv_heads * _up(group, config.rows)
+    splits = plan_fused_splits(programs, context, compute_units)
+    parts, trips = fused_parts(context, config.tile, splits)
+    if splits == 1:
+        parts, trips = 1, _up(context, config.tile)
     variant = _like(
         kernels.CODEGEN_VARIANTS,
-        kernels.split_kernel,
+        kernels.decode_kernel,
         config,
-        KV_HEADS=model.kv_heads,
         GROUP=group,
         HEAD_SIZE=model.head_size,
-        BLOCK_SIZE=BLOCK_SIZE,
-        HEADS=config.heads,
+        BLOCK_SIZE=block_size,
+        K_STRIDE_ROW=2 * model.head_size,
+        V_STRIDE_ROW=2 * model.head_size,
+        ROWS=config.rows,
         TILE=config.tile,
+        MERGE_CHUNK=config.merge_chunk,
         DIRECT=splits == 1,
     )
     cache = 2 * batch * context * model.kv_heads * model.head_size * ELEMENT
-    tables = batch * _up(context, BLOCK_SIZE) * 4
+    tables = batch * _up(context, block_size) * 4
     query = batch * model.query_heads * model.head_size * ELEMENT
-    partial = batch * model.query_heads * used * (model.head_size + 1) * 4 if splits > 1 else 0
-    launches = [
-        Launch(variant, programs * used, trips, cache + tables + query + (partial or query))
-    ]
-    if splits > 1:
-        reduce_variant = _like(
-            kernels.CODEGEN_VARIANTS,
-            kernels.reduce_kernel,
-            kernels.REDUCE_CONFIG,
-            QUERY_HEADS=model.query_heads,
-            HEAD_SIZE=model.head_size,
-            SPLITS=kernels.padded_splits(splits),
-            TILE=config.tile,
-        )
-        launches.append(Launch(reduce_variant, batch * model.query_heads, 1, partial + query))
+    part_bytes = min(group, config.rows) * (model.head_size + 1) * 4
+    partial = 2 * programs * parts * part_bytes if parts > 1 else 0
+    merged = merged_alone(parts, FUSED_SPLIT_POLICY.fan_in, config.merge_chunk, part_bytes)
     return Case(
         "paged_attention_decode",
         model.name,
         f"batch{batch}/context{context}",
-        tuple(launches),
+        (Launch(variant, programs * parts, trips, cache + tables + 2 * query + partial, merged),),
         bytes=cache + tables + 2 * query,
         flops=4 * batch * context * model.query_heads * model.head_size,
     )

@@ -33,22 +33,28 @@ class Mutant:
 
 DECODE, PREFILL = "paged_attention_decode", "paged_attention_prefill"
 BORDERS, SPLITS, WINDOW = "page_and_tile_borders", "split_borders", "block_1_window_cap"
-SMALL = "group_20_token_major"
+SEVERAL = "4_tokens_around_borders"
 
 WRONG_INDEX = (
-    Mutant("query_head", DECODE, "head = kv_head * GROUP + lane", "head = kv_head + lane", BORDERS),
+    Mutant(
+        "query_head",
+        DECODE,
+        "head = kv_head * GROUP + row % GROUP",
+        "head = kv_head + row % GROUP",
+        BORDERS,
+    ),
     Mutant(
         "key_head",
         DECODE,
         "k_cache_ptr + kv_head.to(tl.int64) * k_stride_head",
-        "k_cache_ptr + kv_head.to(tl.int64) * k_stride_row",
+        "k_cache_ptr + kv_head.to(tl.int64) * K_STRIDE_ROW",
         BORDERS,
     ),
     Mutant(
-        "prefetched_block_of_the_same_tile",
+        "pages_of_one_tile_early",
         DECODE,
-        "tile_blocks(table_row_ptr, tile_start + TILE, end",
-        "tile_blocks(table_row_ptr, tile_start, end",
+        "table_row_ptr, next_start + TILE, lowest",
+        "table_row_ptr, next_start, lowest",
         BORDERS,
     ),
     Mutant(
@@ -58,21 +64,42 @@ WRONG_INDEX = (
         "sequence * (table_stride - 1)",
         BORDERS,
     ),
-    Mutant("window_one_short", DECODE, "position >= seq_len", "position > seq_len", WINDOW),
     Mutant(
-        "parts_laid_out_by_their_padded_number",
+        "window_one_short",
         DECODE,
-        "(sequence * QUERY_HEADS + head) * splits",
-        "(sequence * QUERY_HEADS + head) * SPLITS",
+        "position[None, :] > limit[:, None] - window",
+        "position[None, :] > limit[:, None] - window + 1",
+        WINDOW,
+        included="online_softmax",
+    ),
+    Mutant(
+        "causal_among_the_new_tokens",
+        DECODE,
+        "limit = seq_len - QUERY_LEN + token ",
+        "limit = seq_len - 1 + 0 * token ",
+        SEVERAL,
+    ),
+    Mutant(
+        "one_place_for_two_parts",
+        DECODE,
+        "slot = program * splits + split\n",
+        "slot = program * splits + split // 2\n",
         SPLITS,
     ),
     Mutant(
         "row_in_block",
         DECODE,
-        "row = (tile_start + token) % BLOCK_SIZE",
-        "row = (tile_start + token + 1) % BLOCK_SIZE",
-        SMALL,
+        "row = token & (BLOCK_SIZE - 1)",
+        "row = (token + 1) & (BLOCK_SIZE - 1)",
+        BORDERS,
         included="paged_tile",
+    ),
+    Mutant(
+        "scale_of_the_values",
+        DECODE,
+        "v_scale).to(out_type), mask=whole",
+        "1.0).to(out_type), mask=whole",
+        "fp8",
     ),
     Mutant(
         "causal_by_one",
@@ -148,35 +175,50 @@ WRONG_INDEX = (
 
 MISSING_MASK = (
     Mutant(
-        "rows_past_the_end", DECODE, "read = visible[:, None] & in_head", "read = in_head", BORDERS
+        "rows_past_the_end",
+        DECODE,
+        "token = tl.minimum(tl.arange(0, TILE), last - tile_start)",
+        "token = tl.arange(0, TILE)",
+        BORDERS,
+        included="paged_tile",
+    ),
+    Mutant(
+        "pages_past_the_end",
+        DECODE,
+        "position = tl.minimum(tl.maximum(tile_start + page * BLOCK_SIZE, first), last)",
+        "position = tile_start + page * BLOCK_SIZE",
+        BORDERS,
+        included="paged_tile",
     ),
     Mutant(
         "scores_past_the_end",
         DECODE,
-        'scores = tl.where(visible[None, :], scores, float("-inf"))\n',
-        "\n",
+        "visible = position[None, :] <= limit[:, None]",
+        "visible = position[None, :] <= limit[:, None] + 64",
+        BORDERS,
+        included="online_softmax",
+    ),
+    Mutant(
+        "padded_query_rows",
+        DECODE,
+        "query = tl.load(query_ptrs + low[None, :], mask=present[:, None], other=0.0)",
+        "query = tl.load(query_ptrs + low[None, :])",
         BORDERS,
     ),
     Mutant(
-        "padded_query_heads",
+        "stored_rows",
         DECODE,
-        "mask=(lane < GROUP)[:, None] & in_head,\n        other=0.0,",
-        "mask=in_head,\n        other=0.0,",
+        "stored = present[:, None]",
+        "stored = (row >= 0)[:, None]",
         BORDERS,
     ),
     Mutant(
-        "stored_heads",
+        "parts_that_nobody_left",
         DECODE,
-        "stored = (lane < GROUP)[:, None] & in_head",
-        "stored = (lane < HEADS)[:, None] & in_head",
-        BORDERS,
-    ),
-    Mutant(
-        "parts_without_tokens",
-        DECODE,
-        'lse = tl.load(partial_lse_ptr + part, mask=used, other=float("-inf"))',
-        'lse = tl.load(partial_lse_ptr + part, mask=split < splits, other=float("-inf"))',
+        "mask=row_mask[None, :] & used[:, None]",
+        "mask=row_mask[None, :] & (part >= 0)[:, None]",
         SPLITS,
+        included="last_block_merge",
     ),
     Mutant(
         "causal",

@@ -65,9 +65,9 @@ class MlaCase:
     query_len: int = 1
 
 
-# The tile is 64 tokens in most: lengths stand around 16 (page), 64 (tile) and splits of tiles.
+# The tile is 32 tokens: lengths stand around 16 (page), 32 (tile) and parts of tiles, two at least.
 DECODE_CASES = (
-    AttentionCase("page_and_tile_borders", (1, 15, 16, 17, 63, 64, 65, 129), 8, 2, 64, 16),
+    AttentionCase("page_and_tile_borders", (1, 15, 16, 17, 31, 32, 33, 65), 8, 2, 64, 16),
     AttentionCase("split_borders", (0, 1, 64, 65, 128, 129, 192, 193, 200), 8, 2, 64, 16, splits=3),
     AttentionCase("single_row", (77,), 8, 2, 64, 16),
     AttentionCase("more_splits_than_tiles", (1, 130), 8, 2, 64, 16, splits=17),
@@ -79,7 +79,22 @@ DECODE_CASES = (
     AttentionCase("group_70_takes_two_tiles", (40, 9), 70, 1, 32, 8),
     AttentionCase("head_192_window_in_page", (70, 3), 6, 3, 192, 64, None, 9),
     AttentionCase("head_256_cap", (70, 31), 2, 2, 256, 4, None, 0, 5.0),
-)
+    AttentionCase("fp8", (33, 64, 70, 5), 8, 2, 128, 16, splits=2, fp8=True),
+    AttentionCase(
+        "fp8_block_1_window_sinks", (0, 40, 18), 5, 1, 80, 1, window=17, fp8=True, sinks=True
+    ),
+    AttentionCase("sinks_in_parts", (0, 1, 65, 130), 8, 1, 64, 32, splits=3, sinks=True),
+    AttentionCase("alibi_cap_in_parts", (3, 64, 130), 4, 4, 64, 16, None, 0, 9.0, 2, alibi=True),
+    AttentionCase(
+        "4_tokens_around_borders", (0, 4, 31, 32, 33, 34, 35, 66, 131), 4, 2, 64, 16, splits=2,
+        query_len=4,
+    ),
+    AttentionCase(
+        "3_tokens_window_everything", (3, 40, 101), 14, 2, 128, 64, None, 34, 20.0, 2, fp8=True,
+        sinks=True, alibi=True, query_len=3,
+    ),
+    AttentionCase("8_tokens_take_two_tiles", (70, 9), 20, 2, 64, 1, query_len=8),
+)  # fmt: skip
 
 PREFILL_CASES = (
     AttentionCase("whole_prompts", (1, 16, 17, 65), 8, 2, 64, 16, (1, 16, 17, 65)),

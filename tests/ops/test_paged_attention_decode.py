@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import mmap
+from dataclasses import replace
 
 import pytest
 import torch
 from torch import Tensor
 
-from tests.ops.attention_cases import DECODE_CASES, check_attention
+from tests.ops.attention_cases import DECODE_CASES, AttentionCase, check_attention
 from vllm_amdopt.emulator.launch import emulate
+from vllm_amdopt.kernels import split_plan
 from vllm_amdopt.ops import kv_cache_write, paged_attention_decode
 from vllm_amdopt.ops.operation import RefusedError
 from vllm_amdopt.ops.tolerance import excess
+from vllm_amdopt.ops.workspace import workspace
 
 BY_NAME = {case.name: case for case in DECODE_CASES}
 
@@ -28,16 +31,51 @@ def test_no_sequence_launches_nothing() -> None:
     assert not device.launches
 
 
-def test_one_split_needs_one_launch_and_several_need_two() -> None:
-    case = BY_NAME["split_borders"]
-    with emulate("gfx942") as device:
-        check_attention(case, torch.bfloat16)
+@pytest.mark.parametrize("gfx", ["gfx942", "gfx950"])
+def test_one_launch_merges_and_leaves_the_counters_at_zero(gfx: str) -> None:
+    with emulate(gfx) as device:
+        for name in ("split_borders", "page_and_tile_borders", "split_borders"):
+            assert check_attention(BY_NAME[name], torch.bfloat16) is None
         kernels = [launch["kernel"] for launch in device.launches]
-    assert kernels == ["split_kernel", "reduce_kernel"]
-    with emulate("gfx942") as device:
-        check_attention(BY_NAME["page_and_tile_borders"], torch.bfloat16)
-        kernels = [launch["kernel"] for launch in device.launches]
-    assert kernels == ["split_kernel"]
+    assert kernels == ["decode_kernel"] * 3
+    memory = workspace(torch.device("cpu"), 1, 1)
+    assert not memory.counters.any()
+
+
+@pytest.mark.parametrize("gfx", ["gfx942", "gfx950"])
+def test_many_parts_are_merged_in_two_steps(gfx: str, monkeypatch) -> None:
+    """What 32 parts of 256 tokens would do, with 2 parts of 64."""
+    policy = replace(split_plan.FUSED_SPLIT_POLICY, fan_in=2, least_tokens_in_two_steps=64)
+    monkeypatch.setattr(split_plan, "FUSED_SPLIT_POLICY", policy)
+    case = AttentionCase("two_steps", (1, 130, 200, 330, 0), 4, 2, 80, 16, splits=6, sinks=True)
+    with emulate(gfx):
+        assert check_attention(case, torch.bfloat16) is None
+    assert not workspace(torch.device("cpu"), 1, 1).counters.any()
+
+
+def test_pages_that_the_window_has_left_are_not_read() -> None:
+    """vLLM frees them: another sequence may have written there since, and their entries may go."""
+    generator = torch.Generator().manual_seed(3)
+    length, window, size, rows = 150, 40, 64, 16
+    cache = torch.randn(12, 1, rows, 2 * size, generator=generator).to(torch.bfloat16)
+    query = torch.randn(1, 4, size, generator=generator).to(torch.bfloat16)
+    table = torch.randperm(12, generator=generator)[None, :10].to(torch.int32)
+    arguments = (torch.tensor([length], dtype=torch.int32), size**-0.5)
+    options = {"max_seq_len": length, "sliding_window": window}
+    truth, same = torch.empty(1, 4, size, dtype=torch.float64), torch.empty_like(query)
+    for into, more in ((truth, {}), (same, {"compute_dtype": torch.bfloat16})):
+        wide = torch.float64 if into is truth else torch.bfloat16
+        q, k, v = (t.to(wide) for t in (query, cache[..., :size], cache[..., size:]))
+        paged_attention_decode.reference(q, k, v, table, *arguments, into, **options, **more)
+    freed = (length - window) // rows
+    cache[table[0, :freed].long()] = float("nan")
+    table[0, :freed] = 2**31 - 1
+    out = torch.full_like(query, float("nan"))
+    with emulate("gfx942"):
+        paged_attention_decode.launch(
+            query, cache[..., :size], cache[..., size:], table, *arguments, out, **options
+        )
+    assert excess(out, truth, same) is None
 
 
 def sparse_cache(blocks: int, rows: int, width: int) -> Tensor:
@@ -112,7 +150,11 @@ SUPPORTED = {
         pytest.param({"block_size": 24}, "power of two", id="odd_block"),
         pytest.param({"block_size": 256}, "power of two up to 128", id="large_block"),
         pytest.param({"dtype": torch.float64}, "float64", id="float64"),
-        pytest.param({"cache_dtype": torch.float8_e4m3fn}, "float8_e4m3fn", id="fp8_cache"),
+        pytest.param({"cache_dtype": torch.float8_e5m2}, "float8_e5m2", id="e5m2_cache"),
+        pytest.param(
+            {"cache_dtype": torch.float8_e4m3fn, "gfx": "gfx942"}, "fnuz; use", id="foreign_fp8"
+        ),
+        pytest.param({"query_len": 17}, "17; use the prefill operation", id="many_tokens"),
         pytest.param({"cache_dtype": torch.float16}, "--kv-cache-dtype auto", id="mixed"),
         pytest.param({"gfx": "gfx1100"}, "not for gfx1100", id="rdna"),
     ],
@@ -125,8 +167,9 @@ def test_refusals_are_sentences(change: dict[str, object], expected: str) -> Non
 
 
 @pytest.mark.parametrize("gfx", [None, "gfx942", "gfx950"])
-def test_supported_is_chosen(gfx: str | None) -> None:
-    choice = paged_attention_decode.OPERATION.choose(**SUPPORTED, gfx=gfx)
+@pytest.mark.parametrize("more", [{}, {"has_sinks": True, "has_alibi": True, "query_len": 8}])
+def test_supported_is_chosen(gfx: str | None, more: dict[str, object]) -> None:
+    choice = paged_attention_decode.OPERATION.choose(**SUPPORTED, gfx=gfx, **more)
     assert choice.implementation is paged_attention_decode.OPERATION.implementations[0]
     assert choice.refusals == {}
 

@@ -49,19 +49,55 @@ class Assembly:
     def main_loop(self) -> Sequence[Instruction]:
         """The loop with the most matrix instructions, then the most 128-bit loads; () without one.
 
-        A loop is the text between a label and the last branch back to it: LLVM lays the loops that
-        Triton emits out in one piece. Of loops with equal counts the innermost is the main one.
+        A loop is what lies on a way from the target of a backward branch back to that branch; LLVM
+        may have moved parts of it behind code of its own. Of loops with equal counts the innermost
+        is the main one.
         """
-        ends: dict[int, int] = {}
-        for at, instruction in enumerate(self.instructions):
-            if not instruction.name.startswith(("s_branch", "s_cbranch")):
-                continue
-            start = self.labels.get(instruction.operands.strip(), at + 1)
-            if start <= at:
-                ends[start] = at
-        bodies = [self.instructions[start : end + 1] for start, end in ends.items()]
+        ends: dict[int, set[int]] = {}
+        for at, following in enumerate(self._successors()):
+            for start in following:
+                if start <= at:
+                    ends.setdefault(start, set()).add(at)
+        bodies = [self._between(start, ends[start]) for start in ends]
         bodies = [body for body in bodies if _weight(body) > (0, 0)]
         return max(bodies, key=lambda body: (*_weight(body), -len(body)), default=())
+
+    def _successors(self) -> list[tuple[int, ...]]:
+        """For each instruction, the places that may come next."""
+        found: list[tuple[int, ...]] = []
+        for at, instruction in enumerate(self.instructions):
+            following = [at + 1] if at + 1 < len(self.instructions) else []
+            if instruction.name in ("s_branch", "s_endpgm"):
+                following = []
+            if instruction.name.startswith(("s_branch", "s_cbranch")):
+                target = self.labels.get(instruction.operands.strip(), len(self.instructions))
+                if target < len(self.instructions):
+                    following.append(target)
+            found.append(tuple(following))
+        return found
+
+    def _between(self, start: int, ends: set[int]) -> Sequence[Instruction]:
+        """The instructions on the ways from `start` to one of `ends`, in the order of the text."""
+        successors = self._successors()
+        predecessors: list[list[int]] = [[] for _ in successors]
+        for at, following in enumerate(successors):
+            for place in following:
+                predecessors[place].append(at)
+        ahead = _reached({start}, successors, stop=None)
+        behind = _reached(ends & ahead, predecessors, stop=start)
+        return [self.instructions[i] for i in sorted(ahead & behind)]
+
+
+def _reached(starts: set[int], following: Sequence[Sequence[int]], stop: int | None) -> set[int]:
+    """All places that lead on from `starts`, themselves included; nothing leads on from `stop`."""
+    seen, waiting = set(starts), list(starts)
+    while waiting:
+        at = waiting.pop()
+        for place in () if at == stop else following[at]:
+            if place not in seen:
+                seen.add(place)
+                waiting.append(place)
+    return seen
 
 
 def serial_loads(loop: Sequence[Instruction]) -> int:

@@ -29,6 +29,10 @@ MOST = 1.05
 """Bytes read per byte needed that a kernel may reach without saying why."""
 
 
+DECODE_TILE = 32
+"""Tokens that the decode kernel attends to at a time."""
+
+
 @dataclass(frozen=True)
 class Workload:
     """One call of an operation. `prepare` makes the tensors: (call, the tensor of the stream).
@@ -137,12 +141,16 @@ def decode(
 
     heads = kv_heads * group
     parts = f", {splits} parts" if splits > 1 else ""
+    rows = sum(-(-length // DECODE_TILE) * DECODE_TILE for length in lengths)
     return Workload(
         f"decode, {heads}/{kv_heads} heads of {size}, block {block_size}{parts}",
         "keys and values",
         prepare,
         needed_bytes=sum(lengths) * kv_heads * 2 * size * 2,
         needed_flops=sum(lengths) * heads * size * 4,
+        most=rows / sum(lengths),
+        why="the empty rows of a sequence's last tile ask for its last token again, in the load "
+        "that brings it anyway",
     )
 
 

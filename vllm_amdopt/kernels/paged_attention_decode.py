@@ -1,356 +1,474 @@
-"""Kernels for attention of one new token per sequence over a paged cache (flash-decoding).
+"""Kernel for attention of one or a few new tokens per sequence over a paged cache (flash-decoding).
 
-`split_kernel` attends to one part of a sequence's keys with all query heads of one KV head, so
-that keys and values are read once; `reduce_kernel` merges the parts. With a single part the first
-kernel writes the result itself.
+A workgroup attends to one part of a sequence's keys with all query rows of one KV head (its query
+heads times the new tokens), so that keys and values are read once. With several parts the last
+workgroup of a sequence and head to finish merges them all: one launch in any case.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import triton
 import triton.language as tl
 
-from vllm_amdopt.kernels.paged_tile import tile_blocks, token_offsets
+from vllm_amdopt.kernels.last_block_merge import is_last_to_arrive, merge_parts
+from vllm_amdopt.kernels.online_softmax import lowest_visible, softmax_step, visible_keys
+from vllm_amdopt.kernels.paged_tile import load_tile, pages_of_tile
 from vllm_amdopt.kernels.soft_cap import base2_scores
+from vllm_amdopt.kernels.split_plan import FUSED_SPLIT_POLICY
 from vllm_amdopt.kernels.variants import Budget, CodegenVariant
+
+LOG2_E = tl.constexpr(1.4426950408889634)
 
 
 @dataclass(frozen=True)
 class LaunchConfig:
-    """One program attends with `heads` query heads (padded) to `tile` tokens at a time."""
+    """One program attends with `rows` query rows (padded) to `tile` tokens at a time.
 
-    heads: int
+    merge_chunk: parts whose partial results are loaded at once when they are merged.
+    """
+
+    rows: int
     tile: int
+    merge_chunk: int
     num_warps: int
     num_stages: int
     why: str
 
 
-@dataclass(frozen=True)
-class ReduceConfig:
-    """How the merging of parts is launched: one program per sequence and head."""
-
-    num_warps: int
-    why: str
-
-
-REDUCE_CONFIG = ReduceConfig(
-    num_warps=1, why="64 parts of 256 floats at most, and usually a handful of 128: one wave"
-)
-
-
-def choose_config(group: int, head_size: int, element_bytes: int) -> LaunchConfig:
-    """The launch for `group` query heads per KV head; more than 64 take several programs."""
-    row_bytes = triton.next_power_of_2(head_size) * element_bytes
+def choose_config(rows: int, head_size: int) -> LaunchConfig:
+    """The launch for `rows` query rows per KV head; more than 64 take several programs."""
+    padded = min(64, max(16, triton.next_power_of_2(rows)))
+    width = triton.next_power_of_2(head_size)
     return LaunchConfig(
-        heads=min(64, max(16, triton.next_power_of_2(group))),
-        tile=max(16, min(64, 16384 // row_bytes)),
+        rows=padded,
+        tile=32,
+        merge_chunk=max(1, min(8, 64 * 256 // (padded * width))),
         num_warps=4,
         num_stages=1,
         why=(
-            "16 is the smallest matrix-instruction tile: fewer heads are padded to it; 64 tokens "
-            "give each of four waves 16 of its own in query @ key; 16 KiB of keys is what fits the "
-            "64 KiB of LDS for two or more workgroups per compute unit; compiled for gfx942, more "
-            "stages double the LDS without more bytes in flight"
+            "16 is the smallest matrix-instruction tile: fewer rows are padded to it; 32 tokens "
+            "keep two tiles of keys and values in registers, one attended to and one under way, "
+            "and leave four waves per SIMD; compiled for gfx942, more stages double the LDS "
+            "without more bytes in flight; 64 registers a lane hold the partial results under way"
         ),
     )
 
 
-def padded_splits(splits: int) -> int:
-    """The reduce kernel's tile: the next power of two, at least 2."""
-    return max(2, triton.next_power_of_2(splits))
-
-
-@triton.jit
-def visible_start(seq_len, window, HAS_WINDOW: tl.constexpr, TILE: tl.constexpr):
-    """First token of the first tile that the last token of the sequence sees."""
-    if HAS_WINDOW:
-        return tl.maximum(seq_len - window, 0) // TILE * TILE
-    else:
-        return seq_len * 0
-
-
 @triton.jit(do_not_specialize=["window", "splits", "table_stride"])
-def split_kernel(
+def decode_kernel(
     query_ptr,
     k_cache_ptr,
     v_cache_ptr,
     block_table_ptr,
     seq_lens_ptr,
+    sinks_ptr,
+    alibi_slopes_ptr,
     out_ptr,
     partial_ptr,
     partial_lse_ptr,
+    counters_ptr,
     score_scale,
     cap_log2,
+    v_scale,
     window,
     splits,
     table_stride,
-    query_stride_seq,
+    query_stride_token,
     query_stride_head,
     k_stride_block,
     k_stride_head,
-    k_stride_row,
     v_stride_block,
     v_stride_head,
-    v_stride_row,
-    out_stride_seq,
+    out_stride_token,
     out_stride_head,
-    KV_HEADS: tl.constexpr,
+    K_STRIDE_ROW: tl.constexpr,
+    V_STRIDE_ROW: tl.constexpr,
     GROUP: tl.constexpr,
+    QUERY_LEN: tl.constexpr,
     HEAD_SIZE: tl.constexpr,
     BLOCK_SIZE: tl.constexpr,
-    HEADS: tl.constexpr,
+    ROWS: tl.constexpr,
     TILE: tl.constexpr,
     DIRECT: tl.constexpr,
+    LEAST_TILES: tl.constexpr,
+    MANY_TILES: tl.constexpr,
+    FAN: tl.constexpr,
+    MERGE_CHUNK: tl.constexpr,
     HAS_WINDOW: tl.constexpr,
     HAS_SOFT_CAP: tl.constexpr,
 ):
-    """Grid (seqs, KV_HEADS x tiles of heads, splits).
+    """Grid (seqs, kv_heads x tiles of rows, splits); a row is one query token of one head.
 
-    DIRECT writes `out`; otherwise the normalised partial result goes to partial [seqs, heads,
-    splits, HEAD_SIZE] and its base-2 log-sum-exp to partial_lse [seqs, heads, splits], both fp32
-    and dense. A part without tokens writes nothing.
+    DIRECT: one part each, and nothing to merge. Otherwise a sequence takes as many parts as its own
+    length fills with LEAST_TILES (over FAN parts: with MANY_TILES), at most `splits`; the other
+    workgroups do nothing. A part
+    leaves its normalised result in partial [workgroup, ROWS, HEAD_SIZE] and its base-2 log-sum-exp
+    in partial_lse [workgroup, ROWS], fp32; counters: 1 + ceil(splits / FAN) for each sequence and
+    tile, zero before and after. Head sizes are a power of two, or a sum of two: LOW and REST.
     """
-    HEAD_PAD: tl.constexpr = triton.next_power_of_2(HEAD_SIZE)
-    HEAD_TILES: tl.constexpr = (GROUP + HEADS - 1) // HEADS
+    LOW: tl.constexpr = triton.next_power_of_2(HEAD_SIZE // 2 + 1)
+    REST: tl.constexpr = HEAD_SIZE - LOW
+    ROW_TILES: tl.constexpr = (GROUP * QUERY_LEN + ROWS - 1) // ROWS
+    MASKED: tl.constexpr = HAS_WINDOW or QUERY_LEN > 1
     sequence = tl.program_id(0).to(tl.int64)
-    kv_head = tl.program_id(1) // HEAD_TILES
+    kv_head = tl.program_id(1) // ROW_TILES
     split = tl.program_id(2)
 
-    seq_len = tl.load(seq_lens_ptr + sequence)
-    first = visible_start(seq_len, window, HAS_WINDOW, TILE)
-    if DIRECT:
-        start = first
-        end = seq_len
-    else:
-        tokens_per_split = tl.cdiv(tl.cdiv(seq_len - first, TILE), splits) * TILE
-        start = first + split * tokens_per_split
-        end = tl.minimum(start + tokens_per_split, seq_len)
-        if start >= end:
-            return
-
-    lane = (tl.program_id(1) % HEAD_TILES) * HEADS + tl.arange(0, HEADS)
-    head = kv_head * GROUP + lane
-    element = tl.arange(0, HEAD_PAD)
-    in_head = (element < HEAD_SIZE)[None, :]
-    query = tl.load(
-        query_ptr
-        + sequence * query_stride_seq
-        + head[:, None] * query_stride_head
-        + element[None, :],
-        mask=(lane < GROUP)[:, None] & in_head,
-        other=0.0,
+    row = (tl.program_id(1) % ROW_TILES) * ROWS + tl.arange(0, ROWS)
+    present = row < GROUP * QUERY_LEN
+    token = row // GROUP
+    head = kv_head * GROUP + row % GROUP
+    low = tl.arange(0, LOW)
+    # 64 bits in the scalar part only: what lanes add is small, and keeps the loads' masks cheap.
+    out_ptrs = (out_ptr + sequence * QUERY_LEN * out_stride_token) + (
+        token[:, None] * out_stride_token + head[:, None] * out_stride_head
     )
+    out_type = out_ptr.dtype.element_ty
 
+    seq_len = tl.load(seq_lens_ptr + sequence)
+    if seq_len <= 0:
+        padded = tl.arange(0, triton.next_power_of_2(HEAD_SIZE))
+        tl.store(
+            out_ptrs + padded[None, :],
+            tl.zeros([ROWS, triton.next_power_of_2(HEAD_SIZE)], out_type),
+            mask=present[:, None] & (padded < HEAD_SIZE)[None, :] & (split == 0),
+        )
+        return
+    lowest = lowest_visible(seq_len, window, HAS_WINDOW, QUERY_LEN)
+    start = lowest // TILE * TILE
+    last = seq_len - 1
+    parts = 1
+    if not DIRECT:
+        tiles = tl.cdiv(seq_len - start, TILE)
+        each = tl.maximum(LEAST_TILES, tl.minimum(tl.cdiv(tiles, FAN), MANY_TILES))
+        each = tl.maximum(tl.cdiv(tiles, splits), each)
+        parts = tl.cdiv(tiles, each)
+        if split >= parts:
+            return
+        start += split * each * TILE
+        last = tl.minimum(start + each * TILE, seq_len) - 1
+
+    query_type = query_ptr.dtype.element_ty
+    limit = seq_len - QUERY_LEN + token  # the row's own position, the last that it sees
     # A finite floor instead of -inf: exp2(-inf - floor) is 0, exp2(-inf - -inf) would be NaN.
-    maximum = tl.full([HEADS], -1.0e30, tl.float32)
-    denominator = tl.zeros([HEADS], tl.float32)
-    accumulator = tl.zeros([HEADS, HEAD_PAD], tl.float32)
+    maximum = tl.full([ROWS], -1.0e30, tl.float32)
+    denominator = tl.zeros([ROWS], tl.float32)
+    if sinks_ptr is not None:
+        # A score like any other, whose value is 0; the first part has it.
+        sink = tl.load(sinks_ptr + head, mask=present & (split == 0), other=float("-inf"))
+        sink = sink.to(tl.float32) * LOG2_E
+        maximum = tl.maximum(maximum, sink)
+        denominator = tl.exp2(sink - maximum)
+    if alibi_slopes_ptr is not None:
+        slope = tl.load(alibi_slopes_ptr + head, mask=present, other=0.0).to(tl.float32) * LOG2_E
+    accumulator = tl.zeros([ROWS, LOW], tl.float32)
+    if REST > 0:
+        accumulator_rest = tl.zeros([ROWS, REST], tl.float32)
+
+    # Pages are known two tiles ahead, keys and values are under way one tile ahead. A tile of keys
+    # is asked for when the one before has been used, so that both take the same registers.
     table_row_ptr = block_table_ptr + sequence * table_stride
     k_head_ptr = k_cache_ptr + kv_head.to(tl.int64) * k_stride_head
     v_head_ptr = v_cache_ptr + kv_head.to(tl.int64) * v_stride_head
-    blocks = tile_blocks(table_row_ptr, start, end, BLOCK_SIZE, TILE)
-    for tile_start in range(start, end, TILE):
-        position = tile_start + tl.arange(0, TILE)
-        visible = position < end
-        if HAS_WINDOW:
-            visible = visible & (position >= seq_len - window)
-        # Other rows may hold anything, NaN too: 0 * NaN would spread, so they are not read.
-        read = visible[:, None] & in_head
-        base, offsets = token_offsets(
-            blocks, tile_start, k_stride_block, k_stride_row, BLOCK_SIZE, TILE
+    pages = pages_of_tile(table_row_ptr, start, lowest, last, BLOCK_SIZE, TILE)
+    key = load_tile(
+        k_head_ptr, pages, start, last, k_stride_block, K_STRIDE_ROW, BLOCK_SIZE, TILE, 0, LOW
+    )
+    value = load_tile(
+        v_head_ptr, pages, start, last, v_stride_block, V_STRIDE_ROW, BLOCK_SIZE, TILE, 0, LOW
+    )
+    if REST > 0:
+        key_rest = load_tile(
+            k_head_ptr,
+            pages,
+            start,
+            last,
+            k_stride_block,
+            K_STRIDE_ROW,
+            BLOCK_SIZE,
+            TILE,
+            LOW,
+            REST,
         )
-        key = tl.load(k_head_ptr + base + offsets[:, None] + element[None, :], mask=read, other=0.0)
-        base, offsets = token_offsets(
-            blocks, tile_start, v_stride_block, v_stride_row, BLOCK_SIZE, TILE
+        value_rest = load_tile(
+            v_head_ptr,
+            pages,
+            start,
+            last,
+            v_stride_block,
+            V_STRIDE_ROW,
+            BLOCK_SIZE,
+            TILE,
+            LOW,
+            REST,
         )
-        value = tl.load(
-            v_head_ptr + base + offsets[:, None] + element[None, :], mask=read, other=0.0
-        )
-        blocks = tile_blocks(table_row_ptr, tile_start + TILE, end, BLOCK_SIZE, TILE)
-
-        products = tl.dot(query, tl.trans(key), input_precision="ieee")
+    # Behind the first keys and values, so that all of them are under way together.
+    query_ptrs = (query_ptr + sequence * QUERY_LEN * query_stride_token) + (
+        token[:, None] * query_stride_token + head[:, None] * query_stride_head
+    )
+    query = tl.load(query_ptrs + low[None, :], mask=present[:, None], other=0.0)
+    if REST > 0:
+        rest = LOW + tl.arange(0, REST)
+        query_rest = tl.load(query_ptrs + rest[None, :], mask=present[:, None], other=0.0)
+    pages = pages_of_tile(table_row_ptr, start + TILE, lowest, last, BLOCK_SIZE, TILE)
+    final = start + (last - start) // TILE * TILE
+    for tile_start in range(start, final, TILE):
+        next_start = tile_start + TILE
+        next_pages = pages_of_tile(table_row_ptr, next_start + TILE, lowest, last, BLOCK_SIZE, TILE)
+        products = tl.dot(query, tl.trans(key.to(query_type)), input_precision="ieee")
+        if REST > 0:
+            products = tl.dot(
+                query_rest, tl.trans(key_rest.to(query_type)), products, input_precision="ieee"
+            )
+        key = load_tile(
+            k_head_ptr, pages, next_start, last, k_stride_block, K_STRIDE_ROW, BLOCK_SIZE, TILE, 0,
+            LOW,
+        )  # fmt: skip
+        if REST > 0:
+            key_rest = load_tile(
+                k_head_ptr, pages, next_start, last, k_stride_block, K_STRIDE_ROW, BLOCK_SIZE, TILE,
+                LOW, REST,
+            )  # fmt: skip
         scores = base2_scores(products, score_scale, cap_log2, HAS_SOFT_CAP)
-        scores = tl.where(visible[None, :], scores, float("-inf"))
-        new_maximum = tl.maximum(maximum, tl.max(scores, 1))
-        correction = tl.exp2(maximum - new_maximum)
-        weights = tl.exp2(scores - new_maximum[:, None])
-        denominator = denominator * correction + tl.sum(weights, 1)
+        position = tile_start + tl.arange(0, TILE)
+        if alibi_slopes_ptr is not None:
+            scores += slope[:, None] * (position[None, :] - limit[:, None]).to(tl.float32)
+        if MASKED:
+            visible = visible_keys(position, limit, window, HAS_WINDOW)
+            scores = tl.where(visible, scores, float("-inf"))
+        weights, correction, maximum, denominator = softmax_step(scores, maximum, denominator)
+        weights = weights.to(query_type)
         accumulator = accumulator * correction[:, None]
-        accumulator = tl.dot(weights.to(value.dtype), value, accumulator, input_precision="ieee")
-        maximum = new_maximum
+        accumulator = tl.dot(weights, value.to(query_type), accumulator, input_precision="ieee")
+        value = load_tile(
+            v_head_ptr, pages, next_start, last, v_stride_block, V_STRIDE_ROW, BLOCK_SIZE, TILE, 0,
+            LOW,
+        )  # fmt: skip
+        if REST > 0:
+            accumulator_rest = accumulator_rest * correction[:, None]
+            accumulator_rest = tl.dot(
+                weights, value_rest.to(query_type), accumulator_rest, input_precision="ieee"
+            )
+            value_rest = load_tile(
+                v_head_ptr, pages, next_start, last, v_stride_block, V_STRIDE_ROW, BLOCK_SIZE, TILE,
+                LOW, REST,
+            )  # fmt: skip
+        pages = next_pages
 
-    result = accumulator / tl.where(denominator > 0.0, denominator, 1.0)[:, None]
-    stored = (lane < GROUP)[:, None] & in_head
-    if DIRECT:
-        tl.store(
-            out_ptr
-            + sequence * out_stride_seq
-            + head[:, None] * out_stride_head
-            + element[None, :],
-            result.to(out_ptr.dtype.element_ty),
-            mask=stored,
+    # The last tile, the only one that may hold fewer tokens, asks for nothing more.
+    products = tl.dot(query, tl.trans(key.to(query_type)), input_precision="ieee")
+    if REST > 0:
+        products = tl.dot(
+            query_rest, tl.trans(key_rest.to(query_type)), products, input_precision="ieee"
         )
-    else:
-        part = (sequence * (KV_HEADS * GROUP) + head) * splits + split
-        tl.store(partial_ptr + part[:, None] * HEAD_SIZE + element[None, :], result, mask=stored)
-        tl.store(partial_lse_ptr + part, maximum + tl.log2(denominator), mask=lane < GROUP)
+    scores = base2_scores(products, score_scale, cap_log2, HAS_SOFT_CAP)
+    position = final + tl.arange(0, TILE)
+    if alibi_slopes_ptr is not None:
+        scores += slope[:, None] * (position[None, :] - limit[:, None]).to(tl.float32)
+    visible = visible_keys(position, limit, window, HAS_WINDOW)
+    scores = tl.where(visible, scores, float("-inf"))
+    weights, correction, maximum, denominator = softmax_step(scores, maximum, denominator)
+    weights = weights.to(query_type)
+    divisor = tl.where(denominator > 0.0, denominator, 1.0)[:, None]
+    accumulator = accumulator * correction[:, None]
+    accumulator = tl.dot(weights, value.to(query_type), accumulator, input_precision="ieee")
+    result = accumulator / divisor
+    if REST > 0:
+        accumulator_rest = accumulator_rest * correction[:, None]
+        accumulator_rest = tl.dot(
+            weights, value_rest.to(query_type), accumulator_rest, input_precision="ieee"
+        )
+        result_rest = accumulator_rest / divisor
+
+    if parts == 1:
+        stored = present[:, None]
+        tl.store(out_ptrs + low[None, :], (result * v_scale).to(out_type), mask=stored)
+        if REST > 0:
+            tl.store(out_ptrs + rest[None, :], (result_rest * v_scale).to(out_type), mask=stored)
+    elif not DIRECT:
+        program = tl.program_id(0) * tl.num_programs(1) + tl.program_id(1)
+        lane = tl.arange(0, ROWS)
+        slot = program * splits + split
+        part_ptrs = partial_ptr + (slot * ROWS + lane)[:, None] * HEAD_SIZE
+        tl.store(part_ptrs + low[None, :], result, mask=present[:, None])
+        if REST > 0:
+            tl.store(part_ptrs + rest[None, :], result_rest, mask=present[:, None])
+        lse = maximum + tl.log2(denominator)
+        tl.store(partial_lse_ptr + slot * ROWS + lane, lse, mask=present)
+
+        # Up to FAN parts are merged at once, more in two steps: by groups, then those together.
+        element = tl.arange(0, triton.next_power_of_2(HEAD_SIZE))
+        whole = present[:, None] & (element < HEAD_SIZE)[None, :]
+        counter_ptr = counters_ptr + program * (1 + tl.cdiv(splits, FAN))
+        groups = tl.cdiv(parts, FAN)
+        first = split // FAN * FAN
+        counter = 1 + first // FAN
+        members = tl.minimum(parts - first, FAN)
+        step = 1
+        finished = True
+        for level in range(0, tl.minimum(groups, 2)):
+            if finished:
+                finished = is_last_to_arrive(counter_ptr + counter, members)
+            if finished:
+                slot = program * splits + first
+                partial_ptrs = (
+                    partial_ptr + (slot * ROWS + lane)[:, None] * HEAD_SIZE + element[None, :]
+                )
+                lse_ptrs = partial_lse_ptr + slot * ROWS + lane
+                merged, merged_lse = merge_parts(
+                    partial_ptrs,
+                    lse_ptrs,
+                    members,
+                    step * ROWS * HEAD_SIZE,
+                    step * ROWS,
+                    whole,
+                    present,
+                    MERGE_CHUNK,
+                )
+                if (level == 1) | (groups == 1):
+                    tl.store(
+                        out_ptrs + element[None, :], (merged * v_scale).to(out_type), mask=whole
+                    )
+                else:
+                    # The group's result takes the place of its first part, which all have read.
+                    tl.debug_barrier()
+                    tl.store(partial_ptrs, merged, mask=whole)
+                    tl.store(lse_ptrs, merged_lse, mask=present)
+            first = 0
+            counter = 0
+            members = groups
+            step = FAN
 
 
-@triton.jit(do_not_specialize=["window", "splits"])
-def reduce_kernel(
-    partial_ptr,
-    partial_lse_ptr,
-    seq_lens_ptr,
-    out_ptr,
-    window,
-    splits,
-    out_stride_seq,
-    out_stride_head,
-    QUERY_HEADS: tl.constexpr,
-    HEAD_SIZE: tl.constexpr,
-    SPLITS: tl.constexpr,
-    TILE: tl.constexpr,
-    HAS_WINDOW: tl.constexpr,
-):
-    """Grid (seqs, heads). SPLITS: `splits` padded to a power of two. TILE: the split kernel's."""
-    sequence = tl.program_id(0).to(tl.int64)
-    head = tl.program_id(1)
-    seq_len = tl.load(seq_lens_ptr + sequence)
-    tiles = tl.cdiv(seq_len - visible_start(seq_len, window, HAS_WINDOW, TILE), TILE)
-    split = tl.arange(0, SPLITS)
-    # The split kernel's arithmetic: parts from here on hold no tokens and were not written.
-    used = (split < splits) & (split * tl.cdiv(tiles, splits) < tiles)
-    part = (sequence * QUERY_HEADS + head) * splits + split
-    lse = tl.load(partial_lse_ptr + part, mask=used, other=float("-inf"))
-    weights = tl.exp2(lse - tl.maximum(tl.max(lse, 0), -1.0e30))
-    total = tl.sum(weights, 0)
-    element = tl.arange(0, triton.next_power_of_2(HEAD_SIZE))
-    partial = tl.load(
-        partial_ptr + part[:, None] * HEAD_SIZE + element[None, :],
-        mask=used[:, None] & (element < HEAD_SIZE)[None, :],
-        other=0.0,
+_STRIDES = tuple(
+    f"{tensor}_stride_{name}"
+    for tensor, name in (
+        *(("query", "token"), ("query", "head"), ("k", "block"), ("k", "head")),
+        *(("v", "block"), ("v", "head"), ("out", "token"), ("out", "head")),
     )
-    result = tl.sum(partial * weights[:, None], 0) / tl.where(total > 0.0, total, 1.0)
-    tl.store(
-        out_ptr + sequence * out_stride_seq + head * out_stride_head + element,
-        result.to(out_ptr.dtype.element_ty),
-        mask=element < HEAD_SIZE,
-    )
-
-
-_STRIDES = (
-    "query_stride_seq",
-    "query_stride_head",
-    "k_stride_block",
-    "k_stride_head",
-    "k_stride_row",
-    "v_stride_block",
-    "v_stride_head",
-    "v_stride_row",
-    "out_stride_seq",
-    "out_stride_head",
 )
 
 
 _BUDGETS: dict[str, dict[str, Budget]] = {
-    "split/bf16/kv8/group4/head128/block16": {
-        "gfx942": Budget(2, "f32_16x16x16_bf16", {32: 8}, 6, serial_loads=3),
-        "gfx950": Budget(3, "f32_16x16x32_bf16", {32: 4}, 2, serial_loads=1),
+    "decode/bf16/group4/head128/block16": {
+        "gfx942": Budget(4, "f32_16x16x16_bf16", full_waits=1),
+        "gfx950": Budget(4, "f32_16x16x32_bf16"),
     },
-    "split/bf16/kv8/group4/head128/block16/direct": {
-        "gfx942": Budget(2, "f32_16x16x16_bf16", {32: 8}, 7, serial_loads=4),
-        "gfx950": Budget(3, "f32_16x16x32_bf16", {32: 4}, 3, serial_loads=1),
+    "decode/bf16/group4/head128/block16/direct": {
+        "gfx942": Budget(4, "f32_16x16x16_bf16", full_waits=1),
+        "gfx950": Budget(4, "f32_16x16x32_bf16"),
     },
-    "split/bf16/kv8/group4/head128/block64/direct": {
-        "gfx942": Budget(2, "f32_16x16x16_bf16", full_waits=5, serial_loads=4),
-        "gfx950": Budget(3, "f32_16x16x32_bf16", full_waits=2),
+    "decode/bf16/group4/head128/block64/direct": {
+        "gfx942": Budget(4, "f32_16x16x16_bf16", full_waits=1),
+        "gfx950": Budget(4, "f32_16x16x32_bf16"),
     },
-    "split/bf16/kv8/group4/head128/block1": {
-        "gfx942": Budget(2, "f32_16x16x16_bf16", {32: 8}, 6, serial_loads=3),
-        "gfx950": Budget(3, "f32_16x16x32_bf16", {32: 4}, 2, serial_loads=1),
+    "decode/bf16/group4/head128/block1": {
+        "gfx942": Budget(4, "f32_16x16x16_bf16", narrow_loads={32: 4}, full_waits=1),
+        "gfx950": Budget(4, "f32_16x16x32_bf16", narrow_loads={32: 2}, full_waits=1),
     },
-    "split/bf16/kv1/group16/head128/block16": {
-        "gfx942": Budget(2, "f32_16x16x16_bf16", {32: 8}, 6, serial_loads=3),
-        "gfx950": Budget(3, "f32_16x16x32_bf16", {32: 4}, 2, serial_loads=1),
+    "decode/bf16/group4/head128/block16/fp8_cache": {
+        "gfx942": Budget(4, "f32_16x16x16_bf16", full_waits=1),
+        "gfx950": Budget(4, "f32_16x16x32_bf16", full_waits=1),
     },
-    "split/bf16/kv1/group64/head128/block16": {
-        "gfx942": Budget(2, "f32_32x32x8_bf16", {32: 8}, 6, serial_loads=3, scalar_spills=17),
-        "gfx950": Budget(2, "f32_32x32x16_bf16", {32: 4}, 2, serial_loads=1, scalar_spills=7),
+    "decode/bf16/group4/head128/block16/4_tokens/alibi": {
+        "gfx942": Budget(3, "f32_16x16x16_bf16", full_waits=1),
+        "gfx950": Budget(3, "f32_16x16x32_bf16"),
     },
-    "split/bf16/kv32/group1/head80/block16": {
-        "gfx942": Budget(2, "f32_16x16x16_bf16", {32: 8}, 6, serial_loads=4),
-        "gfx950": Budget(3, "f32_16x16x32_bf16", {32: 4}, 2, serial_loads=1),
+    "decode/bf16/group16/head128/block16": {
+        "gfx942": Budget(3, "f32_16x16x16_bf16", full_waits=1),
+        "gfx950": Budget(3, "f32_16x16x32_bf16"),
     },
-    "split/bf16/kv8/group8/head64/block16/window": {
-        "gfx942": Budget(4, "f32_16x16x16_bf16", {32: 4}, 4, serial_loads=2),
-        "gfx950": Budget(4, "f32_16x16x32_bf16", {32: 2}, 2, serial_loads=1),
+    "decode/bf16/group64/head128/block16": {
+        "gfx942": Budget(2, "f32_32x32x8_bf16", full_waits=1),
+        "gfx950": Budget(2, "f32_32x32x16_bf16"),
     },
-    "split/bf16/kv4/group2/head256/block16/window/cap": {
-        "gfx942": Budget(2, "f32_16x16x16_bf16", {32: 8}, 6, serial_loads=3),
-        "gfx950": Budget(2, "f32_16x16x32_bf16", {32: 4}, 2, serial_loads=1),
+    "decode/bf16/group1/head80/block16": {
+        "gfx942": Budget(4, "f32_16x16x16_bf16", narrow_loads={32: 2}),
+        "gfx950": Budget(4, "f32_16x16x16_bf16 f32_16x16x32_bf16", narrow_loads={32: 2}),
     },
-    "split/fp16/kv8/group4/head128/block16": {
-        "gfx942": Budget(2, "f32_16x16x16_f16", {32: 8}, 6, serial_loads=3),
-        "gfx950": Budget(3, "f32_16x16x32_f16", {32: 4}, 2, serial_loads=1),
+    "decode/bf16/group8/head64/block16/window/sinks": {
+        "gfx942": Budget(5, "f32_16x16x16_bf16"),
+        "gfx950": Budget(5, "f32_16x16x32_bf16"),
     },
-    "split/fp32/kv8/group4/head128/block16": {
-        "gfx942": Budget(2, "f32_16x16x4_f32", {32: 8}, 6, serial_loads=3),
-        "gfx950": Budget(2, "f32_16x16x4_f32", {32: 4}, 7, serial_loads=5),
+    "decode/bf16/group2/head256/block16/window/cap": {
+        "gfx942": Budget(2, "f32_16x16x16_bf16", full_waits=1, scalar_spills=8),
+        "gfx950": Budget(2, "f32_16x16x32_bf16"),
     },
-    "reduce/bf16/heads32/head128/splits16": {
-        "gfx942": Budget(8, narrow_loads={32: 9}),
-        "gfx950": Budget(8, narrow_loads={32: 9}),
+    "decode/fp16/group4/head128/block16": {
+        "gfx942": Budget(4, "f32_16x16x16_f16", full_waits=1),
+        "gfx950": Budget(4, "f32_16x16x32_f16"),
     },
-    "reduce/bf16/heads8/head256/splits64": {
-        "gfx942": Budget(1, narrow_loads={32: 1}, scalar_spills=173),
-        "gfx950": Budget(1, narrow_loads={32: 1}, scalar_spills=173),
+    "decode/fp32/group4/head128/block16": {
+        "gfx942": Budget(3, "f32_16x16x4_f32"),
+        "gfx950": Budget(3, "f32_16x16x4_f32"),
     },
 }
 
 
-def _split_variant(
+def _variant(
     name: str,
-    kv_heads: int,
     group: int,
     head_size: int,
     block_size: int,
     dtype: str = "bf16",
+    cache: str = "",
+    query_len: int = 1,
     direct: bool = False,
     window: bool = False,
     soft_cap: bool = False,
+    sinks: bool = False,
+    alibi: bool = False,
 ) -> CodegenVariant:
-    config = choose_config(group, head_size, 4 if dtype == "fp32" else 2)
-    name = f"split/{dtype}/{name}"
+    config, policy = choose_config(group * query_len, head_size), FUSED_SPLIT_POLICY
+    name = f"decode/{dtype}/{name}"
+    absent: dict[str, Any] = {}
+    if not sinks:
+        absent["sinks_ptr"] = None
+    if not alibi:
+        absent["alibi_slopes_ptr"] = None
+    if direct:
+        absent |= dict.fromkeys(("partial_ptr", "partial_lse_ptr", "counters_ptr"))
     return CodegenVariant(
         name=name,
-        kernel=split_kernel,
+        kernel=decode_kernel,
         signature={
             "query_ptr": f"*{dtype}",
-            "k_cache_ptr": f"*{dtype}",
-            "v_cache_ptr": f"*{dtype}",
+            "k_cache_ptr": f"*{cache or dtype}",
+            "v_cache_ptr": f"*{cache or dtype}",
             "block_table_ptr": "*i32",
             "seq_lens_ptr": "*i32",
+            "sinks_ptr": "*fp32",
+            "alibi_slopes_ptr": "*fp32",
             "out_ptr": f"*{dtype}",
-            "partial_ptr": f"*{dtype}" if direct else "*fp32",
-            "partial_lse_ptr": f"*{dtype}" if direct else "*fp32",
+            "partial_ptr": "*fp32",
+            "partial_lse_ptr": "*fp32",
+            "counters_ptr": "*i32",
             "score_scale": "fp32",
             "cap_log2": "fp32",
+            "v_scale": "fp32",
             "window": "i32",
             "splits": "i32",
             "table_stride": "i32",
             **dict.fromkeys(_STRIDES, "i32"),
         },
         constexprs={
-            "KV_HEADS": kv_heads,
+            **absent,
+            "K_STRIDE_ROW": 2 * head_size,
+            "V_STRIDE_ROW": 2 * head_size,
             "GROUP": group,
+            "QUERY_LEN": query_len,
             "HEAD_SIZE": head_size,
             "BLOCK_SIZE": block_size,
-            "HEADS": config.heads,
+            "ROWS": config.rows,
             "TILE": config.tile,
             "DIRECT": direct,
+            "LEAST_TILES": policy.least_tokens // config.tile,
+            "MANY_TILES": policy.least_tokens_in_two_steps // config.tile,
+            "FAN": policy.fan_in,
+            "MERGE_CHUNK": config.merge_chunk,
             "HAS_WINDOW": window,
             "HAS_SOFT_CAP": soft_cap,
         },
@@ -362,48 +480,18 @@ def _split_variant(
     )
 
 
-def _reduce_variant(heads: int, head_size: int, splits: int) -> CodegenVariant:
-    name = f"reduce/bf16/heads{heads}/head{head_size}/splits{splits}"
-    return CodegenVariant(
-        name=name,
-        kernel=reduce_kernel,
-        signature={
-            "partial_ptr": "*fp32",
-            "partial_lse_ptr": "*fp32",
-            "seq_lens_ptr": "*i32",
-            "out_ptr": "*bf16",
-            "window": "i32",
-            "splits": "i32",
-            "out_stride_seq": "i32",
-            "out_stride_head": "i32",
-        },
-        constexprs={
-            "QUERY_HEADS": heads,
-            "HEAD_SIZE": head_size,
-            "SPLITS": splits,
-            "TILE": choose_config(1, head_size, 2).tile,
-            "HAS_WINDOW": False,
-        },
-        num_warps=REDUCE_CONFIG.num_warps,
-        divisible_by_16=("out_stride_seq", "out_stride_head"),
-        budgets=_BUDGETS.get(name, {}),
-    )
-
-
 CODEGEN_VARIANTS = (
-    _split_variant("kv8/group4/head128/block16", 8, 4, 128, 16),
-    _split_variant("kv8/group4/head128/block16/direct", 8, 4, 128, 16, direct=True),
-    _split_variant("kv8/group4/head128/block64/direct", 8, 4, 128, 64, direct=True),
-    _split_variant("kv8/group4/head128/block1", 8, 4, 128, 1),
-    _split_variant("kv1/group16/head128/block16", 1, 16, 128, 16),
-    _split_variant("kv1/group64/head128/block16", 1, 64, 128, 16),
-    _split_variant("kv32/group1/head80/block16", 32, 1, 80, 16),
-    _split_variant("kv8/group8/head64/block16/window", 8, 8, 64, 16, window=True),
-    _split_variant(
-        "kv4/group2/head256/block16/window/cap", 4, 2, 256, 16, window=True, soft_cap=True
-    ),
-    _split_variant("kv8/group4/head128/block16", 8, 4, 128, 16, dtype="fp16"),
-    _split_variant("kv8/group4/head128/block16", 8, 4, 128, 16, dtype="fp32"),
-    _reduce_variant(32, 128, 16),
-    _reduce_variant(8, 256, 64),
+    _variant("group4/head128/block16", 4, 128, 16),
+    _variant("group4/head128/block16/direct", 4, 128, 16, direct=True),
+    _variant("group4/head128/block64/direct", 4, 128, 64, direct=True),
+    _variant("group4/head128/block1", 4, 128, 1),
+    _variant("group4/head128/block16/fp8_cache", 4, 128, 16, cache="fp8"),
+    _variant("group4/head128/block16/4_tokens/alibi", 4, 128, 16, query_len=4, alibi=True),
+    _variant("group16/head128/block16", 16, 128, 16),
+    _variant("group64/head128/block16", 64, 128, 16),
+    _variant("group1/head80/block16", 1, 80, 16),
+    _variant("group8/head64/block16/window/sinks", 8, 64, 16, window=True, sinks=True),
+    _variant("group2/head256/block16/window/cap", 2, 256, 16, window=True, soft_cap=True),
+    _variant("group4/head128/block16", 4, 128, 16, dtype="fp16"),
+    _variant("group4/head128/block16", 4, 128, 16, dtype="fp32"),
 )

@@ -11,8 +11,10 @@ from torch import Tensor
 from vllm_amdopt.ops import paged_attention_prefill, refusals
 from vllm_amdopt.ops.compute_units import compute_units
 from vllm_amdopt.ops.operation import Implementation, Operation, RefusedError
+from vllm_amdopt.ops.workspace import Workspace, workspace
 
 HEAD_SIZES = paged_attention_prefill.HEAD_SIZES
+MOST_QUERY_TOKENS = 16
 
 
 def paged_attention_decode(
@@ -106,13 +108,33 @@ def reference(
     )
 
 
-def refusal(*, query_len: int = 1, **facts: Any) -> str | None:
-    """Why the Triton kernels do not apply, or None; `facts` are those of the prefill operation."""
+def refusal(
+    *,
+    head_size: int,
+    num_heads: int,
+    num_kv_heads: int,
+    block_size: int,
+    dtype: torch.dtype,
+    cache_dtype: torch.dtype | None = None,
+    has_sinks: bool = False,
+    has_alibi: bool = False,
+    has_scales: bool = False,
+    query_len: int = 1,
+    gfx: str | None = None,
+) -> str | None:
+    """Why the Triton kernel does not apply, or None. `cache_dtype` None is the same as `dtype`."""
+    del has_sinks, has_alibi, has_scales
     return refusals.first(
-        paged_attention_prefill.refusal(**facts),
+        refusals.no_triton(),
+        refusals.architecture(gfx),
+        refusals.dtype(dtype, "the model"),
+        refusals.cache_dtype(cache_dtype or dtype, dtype, gfx),
+        refusals.block_size(block_size),
+        refusals.head_size(head_size, HEAD_SIZES),
+        refusals.head_ratio(num_heads, num_kv_heads),
         None
-        if query_len == 1
-        else "the decode kernel takes one query token per sequence, not "
+        if 1 <= query_len <= MOST_QUERY_TOKENS
+        else f"the decode kernel takes up to {MOST_QUERY_TOKENS} query tokens per sequence, not "
         f"{query_len}; use the prefill operation.",
     )
 
@@ -122,6 +144,24 @@ def _check(**facts: Any) -> None:
     sentence = refusal(**facts)
     if sentence is not None:
         raise RefusedError(f"paged_attention_decode: {sentence}")
+
+
+def reserve(
+    device: torch.device, num_heads: int, num_kv_heads: int, head_size: int, query_len: int = 1
+) -> None:
+    """Take the workspace that launches of these sizes need, so that none does it under capture."""
+    from vllm_amdopt.kernels import paged_attention_decode as kernels
+
+    config = kernels.choose_config(num_heads // num_kv_heads * query_len, head_size)
+    _workspace(device, config.rows, head_size, 0)
+
+
+def _workspace(device: torch.device, rows: int, head_size: int, slots: int) -> Workspace:
+    """For the most workgroups that a planned launch has, which does not depend on the batch."""
+    from vllm_amdopt.kernels.split_plan import most_workgroups
+
+    slots = max(slots, most_workgroups(compute_units(device)))
+    return workspace(device, slots * rows * (head_size + 1), 2 * slots)
 
 
 def launch(
@@ -142,94 +182,84 @@ def launch(
     max_seq_len: int,
     splits: int | None = None,
 ) -> None:
-    """The operation by the Triton kernels. `splits` overrides the planned number of parts."""
+    """The operation by the Triton kernel. `splits` overrides the planned number of parts."""
     tokens, heads, head_size = query.shape
     sequences = block_table.shape[0]
     _, kv_heads, block_size, _ = k_cache.shape
+    query_len = tokens // sequences if sequences else 1
     _check(
-        query_len=tokens // sequences if sequences else 1,
+        query_len=query_len,
         head_size=head_size,
         num_heads=heads,
         num_kv_heads=kv_heads,
         block_size=block_size,
         dtype=query.dtype,
         cache_dtype=k_cache.dtype,
-        has_sinks=sinks is not None,
-        has_alibi=alibi_slopes is not None,
-        has_scales=(k_scale, v_scale) != (1.0, 1.0),
     )
     refusals.require_dense_rows(
         "paged_attention_decode", query=query, k_cache=k_cache, v_cache=v_cache, out=out
     )
+    if tokens == 0:
+        return
     from vllm_amdopt.kernels import paged_attention_decode as kernels
     from vllm_amdopt.kernels.soft_cap import score_factors
-    from vllm_amdopt.kernels.split_plan import plan_splits
+    from vllm_amdopt.kernels.split_plan import FUSED_SPLIT_POLICY, plan_fused_splits
 
-    if sequences == 0:
-        return
-    group = heads // kv_heads
-    config = kernels.choose_config(group, head_size, query.element_size())
-    head_tiles = -(-group // config.heads)
-    visible = min(max_seq_len, sliding_window) if sliding_window else max_seq_len
+    policy = FUSED_SPLIT_POLICY
+    rows = heads // kv_heads * query_len
+    config = kernels.choose_config(rows, head_size)
+    row_tiles = kv_heads * -(-rows // config.rows)
     if splits is None:
-        workgroups = sequences * kv_heads * head_tiles
-        splits = plan_splits(workgroups, visible, compute_units(query.device))
-    direct = splits == 1
-    partial, partial_lse = out, out
-    if not direct:
-        partial = torch.empty(
-            (sequences, heads, splits, head_size), dtype=torch.float32, device=query.device
-        )
-        partial_lse = torch.empty(
-            (sequences, heads, splits), dtype=torch.float32, device=query.device
-        )
-    score_scale, cap_log2 = score_factors(scale, logits_soft_cap)
-    kernels.split_kernel[(sequences, kv_heads * head_tiles, splits)](
+        visible = max_seq_len
+        if sliding_window:
+            visible = min(max_seq_len, sliding_window + query_len - 1)
+        splits = plan_fused_splits(sequences * row_tiles, visible, compute_units(query.device))
+    partial = partial_lse = counters = None
+    if splits > 1:
+        slots = sequences * row_tiles * splits
+        memory = _workspace(query.device, config.rows, head_size, slots)
+        partial, partial_lse = memory.floats, memory.floats[slots * config.rows * head_size :]
+        counters = memory.counters
+    score_scale, cap_log2 = score_factors(scale * k_scale, logits_soft_cap)
+    kernels.decode_kernel[(sequences, row_tiles, splits)](
         query,
         k_cache,
         v_cache,
         block_table,
         seq_lens,
+        sinks,
+        alibi_slopes,
         out,
         partial,
         partial_lse,
+        counters,
         score_scale,
         cap_log2,
+        v_scale,
         sliding_window,
         splits,
         block_table.stride(0),
         *query.stride()[:2],
-        *k_cache.stride()[:3],
-        *v_cache.stride()[:3],
+        *k_cache.stride()[:2],
+        *v_cache.stride()[:2],
         *out.stride()[:2],
-        KV_HEADS=kv_heads,
-        GROUP=group,
+        K_STRIDE_ROW=k_cache.stride(2),
+        V_STRIDE_ROW=v_cache.stride(2),
+        GROUP=heads // kv_heads,
+        QUERY_LEN=query_len,
         HEAD_SIZE=head_size,
         BLOCK_SIZE=block_size,
-        HEADS=config.heads,
+        ROWS=config.rows,
         TILE=config.tile,
-        DIRECT=direct,
+        DIRECT=splits == 1,
+        LEAST_TILES=policy.least_tokens // config.tile,
+        MANY_TILES=policy.least_tokens_in_two_steps // config.tile,
+        FAN=policy.fan_in,
+        MERGE_CHUNK=config.merge_chunk,
         HAS_WINDOW=sliding_window > 0,
         HAS_SOFT_CAP=logits_soft_cap > 0.0,
         num_warps=config.num_warps,
         num_stages=config.num_stages,
-    )
-    if direct:
-        return
-    kernels.reduce_kernel[(sequences, heads)](
-        partial,
-        partial_lse,
-        seq_lens,
-        out,
-        sliding_window,
-        splits,
-        *out.stride()[:2],
-        QUERY_HEADS=heads,
-        HEAD_SIZE=head_size,
-        SPLITS=kernels.padded_splits(splits),
-        TILE=config.tile,
-        HAS_WINDOW=sliding_window > 0,
-        num_warps=kernels.REDUCE_CONFIG.num_warps,
     )
 
 

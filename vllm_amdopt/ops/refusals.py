@@ -70,6 +70,24 @@ def fp8_of(gfx: str) -> torch.dtype:
     return FP8_DTYPES[0] if ARCHITECTURES[gfx].fp8_flavour == "fnuz" else FP8_DTYPES[1]
 
 
+def head_size(value: int, sizes: tuple[int, ...]) -> str | None:
+    if value in sizes:
+        return None
+    return (
+        f"head size {value} is not among the tested ones ({', '.join(map(str, sizes))}); "
+        "use another attention backend."
+    )
+
+
+def head_ratio(heads: int, kv_heads: int) -> str | None:
+    if kv_heads > 0 and heads % kv_heads == 0:
+        return None
+    return (
+        f"{heads} query heads do not divide evenly among {kv_heads} KV heads; use a "
+        "tensor-parallel size that divides both."
+    )
+
+
 def block_size(value: int) -> str | None:
     if 1 <= value <= MAX_BLOCK_SIZE and value & (value - 1) == 0:
         return None
