@@ -14,7 +14,10 @@ from vllm_amdopt.ops.tolerance import excess
 
 @dataclass(frozen=True)
 class WriteCase:
-    """`slots` may be fewer than `tokens`: the rows behind are padding. -1 skips a token."""
+    """`slots` may be fewer than `tokens`: the rows behind are padding. -1 skips a token.
+
+    `fp8`: the cache holds the chip's own e4m3, with scales.
+    """
 
     name: str
     tokens: int
@@ -24,6 +27,7 @@ class WriteCase:
     block_size: int
     cast_to: torch.dtype | None = None
     """The cache's dtype where it is not that of the new keys."""
+    fp8: bool = False
 
 
 @dataclass(frozen=True)
@@ -59,6 +63,7 @@ WRITE_CASES = (
     WriteCase("block_1_5_heads_of_80", 3, (4, -1, 2), 5, 80, 1),
     WriteCase("40_heads_of_128_take_tiles", 2, (3, 639), 40, 128, 128),
     WriteCase("cast_to_float16", 3, (9, 1, 0), 3, 96, 2, torch.float16),
+    WriteCase("block_16_fp8", 4, (16, -1, 79, 3), 3, 80, 16, fp8=True),
 )
 LATENT_CASES = (
     LatentCase("block_1_padding_and_skips", 5, (4, -1, 0, 2), 512, 1),
@@ -98,21 +103,32 @@ def check_write(
     dtype: torch.dtype,
     launch: Callable[..., None] | None = None,
     served: bool = False,
+    fp8: torch.dtype = torch.float8_e4m3fn,
 ) -> str | None:
-    """None where every byte of the cache is what the reference leaves, otherwise what is wrong."""
+    """None where every byte of the cache is what the reference leaves, otherwise what is wrong.
+
+    An fp8 cache is given too large numbers, and a NaN.
+    """
     generator = torch.Generator().manual_seed(3)
-    cache_dtype = case.cast_to or dtype
+    cache_dtype = fp8 if case.fp8 else case.cast_to or dtype
     width = case.heads * case.head_size
     packed = torch.randn(case.tokens, 2 * width + 16, generator=generator).to(dtype)
+    scales = {}
+    if case.fp8:
+        scales = {"k_scale": 0.3, "v_scale": 1.5}
+        packed[:, ::7] *= 500.0
+        packed[:, width - 1] = float("nan")
     shape = (case.tokens, case.heads, case.head_size)
     key, value = packed[:, :width].view(shape), packed[:, width : 2 * width].view(shape)
     slots = torch.tensor(case.slots, dtype=torch.int64)
     size = case.head_size
     shape = (BLOCKS, case.heads, case.block_size, 2 * size)
     caches = [empty_cache(shape, cache_dtype, large) for large in (False, served)]
-    kv_cache_write.reference(key, value, caches[0][..., :size], caches[0][..., size:], slots)
+    kv_cache_write.reference(
+        key, value, caches[0][..., :size], caches[0][..., size:], slots, **scales
+    )
     launch = launch or kv_cache_write.launch
-    launch(key, value, caches[1][..., :size], caches[1][..., size:], slots)
+    launch(key, value, caches[1][..., :size], caches[1][..., size:], slots, **scales)
     return None if same_bits(*caches) else "the caches differ."
 
 

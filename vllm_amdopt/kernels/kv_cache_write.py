@@ -35,6 +35,16 @@ def heads_per_program(heads: int, head_size: int) -> int:
     return min(triton.next_power_of_2(heads), fitting)
 
 
+@triton.jit
+def quantized(values, inverse_scale, LARGEST: tl.constexpr):
+    """The values as a cache of that range holds them, but for the rounding; NaN stays NaN."""
+    if LARGEST:
+        scaled = values.to(tl.float32) * inverse_scale
+        return tl.clamp(scaled, -LARGEST, LARGEST, propagate_nan=tl.PropagateNan.ALL)
+    else:
+        return values
+
+
 @triton.jit(do_not_specialize=["heads"])
 def write_heads_kernel(
     key_ptr,
@@ -42,6 +52,8 @@ def write_heads_kernel(
     k_cache_ptr,
     v_cache_ptr,
     slot_mapping_ptr,
+    inverse_k_scale,
+    inverse_v_scale,
     heads,
     key_stride_token,
     key_stride_head,
@@ -56,8 +68,9 @@ def write_heads_kernel(
     HEAD_SIZE: tl.constexpr,
     HEAD_TILE: tl.constexpr,
     BLOCK_SIZE: tl.constexpr,
+    LARGEST: tl.constexpr,
 ):
-    """Grid (tokens, tiles of heads); the dtype is the cache's."""
+    """Grid (tokens, tiles of heads); the dtype is the cache's, LARGEST as for latents."""
     token = tl.program_id(0).to(tl.int64)
     slot = tl.load(slot_mapping_ptr + token)
     if slot < 0:
@@ -79,7 +92,7 @@ def write_heads_kernel(
         + (block * k_stride_block + row * k_stride_row)
         + head.to(tl.int64) * k_stride_head
         + element,
-        key.to(k_cache_ptr.dtype.element_ty),
+        quantized(key, inverse_k_scale, LARGEST).to(k_cache_ptr.dtype.element_ty),
         mask=present,
     )
     tl.store(
@@ -87,19 +100,9 @@ def write_heads_kernel(
         + (block * v_stride_block + row * v_stride_row)
         + head.to(tl.int64) * v_stride_head
         + element,
-        value.to(v_cache_ptr.dtype.element_ty),
+        quantized(value, inverse_v_scale, LARGEST).to(v_cache_ptr.dtype.element_ty),
         mask=present,
     )
-
-
-@triton.jit
-def quantized(values, inverse_scale, LARGEST: tl.constexpr):
-    """The values as a cache of that range holds them, but for the rounding; NaN stays NaN."""
-    if LARGEST:
-        scaled = values.to(tl.float32) * inverse_scale
-        return tl.clamp(scaled, -LARGEST, LARGEST, propagate_nan=tl.PropagateNan.ALL)
-    else:
-        return values
 
 
 @triton.jit
@@ -165,6 +168,10 @@ _BUDGETS: dict[str, dict[str, Budget]] = {
         "gfx942": Budget(8),
         "gfx950": Budget(8),
     },
+    "write_heads/bf16/8x128/block16/fp8_cache": {
+        "gfx942": Budget(8),
+        "gfx950": Budget(8),
+    },
     "write_heads/fp16/8x128/block16": {
         "gfx942": Budget(8),
         "gfx950": Budget(8),
@@ -184,17 +191,21 @@ _BUDGETS: dict[str, dict[str, Budget]] = {
 }
 
 
-def _heads_variant(dtype: str, heads: int, head_size: int, block_size: int) -> CodegenVariant:
-    name = f"write_heads/{dtype}/{heads}x{head_size}/block{block_size}"
+def _heads_variant(
+    dtype: str, heads: int, head_size: int, block_size: int, fp8: bool = False
+) -> CodegenVariant:
+    name = f"write_heads/{dtype}/{heads}x{head_size}/block{block_size}{'/fp8_cache' if fp8 else ''}"
     return CodegenVariant(
         name=name,
         kernel=write_heads_kernel,
         signature={
             "key_ptr": f"*{dtype}",
             "value_ptr": f"*{dtype}",
-            "k_cache_ptr": f"*{dtype}",
-            "v_cache_ptr": f"*{dtype}",
+            "k_cache_ptr": "*fp8" if fp8 else f"*{dtype}",
+            "v_cache_ptr": "*fp8" if fp8 else f"*{dtype}",
             "slot_mapping_ptr": "*i64",
+            "inverse_k_scale": "fp32",
+            "inverse_v_scale": "fp32",
             "heads": "i32",
             **dict.fromkeys(_HEAD_STRIDES, "i32"),
         },
@@ -202,6 +213,7 @@ def _heads_variant(dtype: str, heads: int, head_size: int, block_size: int) -> C
             "HEAD_SIZE": head_size,
             "HEAD_TILE": heads_per_program(heads, head_size),
             "BLOCK_SIZE": block_size,
+            "LARGEST": 240 if fp8 else 0,
         },
         num_warps=CONFIG.num_warps,
         divisible_by_16=_HEAD_STRIDES,
@@ -241,6 +253,7 @@ CODEGEN_VARIANTS = (
     _heads_variant("bf16", 40, 128, 16),
     _heads_variant("bf16", 4, 256, 64),
     _heads_variant("fp16", 8, 128, 16),
+    _heads_variant("bf16", 8, 128, 16, fp8=True),
     _latent_variant("bf16", 1),
     _latent_variant("bf16", 64),
     _latent_variant("bf16", 64, fp8=True),

@@ -18,16 +18,21 @@ def kv_cache_write(
     v_cache: Tensor,
     slot_mapping: Tensor,
     *,
+    k_scale: float = 1.0,
+    v_scale: float = 1.0,
     implementation: str = "triton",
 ) -> None:
     """Write token i to slot `slot_mapping[i]`, cast to the cache's dtype.
 
     key, value: [tokens, kv_heads, head_size]. k_cache, v_cache: [blocks, kv_heads, block_size,
     head_size], views with any strides but innermost 1. slot_mapping: int64 [n], n <= tokens (rows
-    beyond n are padding), slot = block * block_size + row, negative = skip.
+    beyond n are padding), slot = block * block_size + row, negative = skip. A cache in fp8 gets
+    keys divided by k_scale and values by v_scale; what exceeds its range becomes its largest number.
     Raises RefusedError for what `refusal` refuses.
     """
-    OPERATION.run(implementation)(key, value, k_cache, v_cache, slot_mapping)
+    OPERATION.run(implementation)(
+        key, value, k_cache, v_cache, slot_mapping, k_scale=k_scale, v_scale=v_scale
+    )
 
 
 def latent_cache_write(
@@ -49,12 +54,33 @@ def latent_cache_write(
 
 
 def reference(
-    key: Tensor, value: Tensor, k_cache: Tensor, v_cache: Tensor, slot_mapping: Tensor
+    key: Tensor,
+    value: Tensor,
+    k_cache: Tensor,
+    v_cache: Tensor,
+    slot_mapping: Tensor,
+    *,
+    k_scale: float = 1.0,
+    v_scale: float = 1.0,
 ) -> None:
     """`kv_cache_write` in plain PyTorch."""
     token, block, row = _written(slot_mapping, k_cache.shape[2])
-    k_cache[block, :, row] = key[token].to(k_cache.dtype)
-    v_cache[block, :, row] = value[token].to(v_cache.dtype)
+    for new, cache, scale in ((key, k_cache, k_scale), (value, v_cache, v_scale)):
+        if cache.dtype in refusals.FP8_DTYPES:
+            stored = _quantized(new[token], cache.dtype, scale)
+            _as_bytes(cache)[block, :, row] = stored.view(torch.uint8)
+        else:
+            cache[block, :, row] = new[token].to(cache.dtype)
+
+
+def _quantized(values: Tensor, dtype: torch.dtype, scale: float) -> Tensor:
+    largest = torch.finfo(dtype).max
+    return (values.float() * (1.0 / scale)).clamp(-largest, largest).to(dtype)
+
+
+def _as_bytes(cache: Tensor) -> Tensor:
+    """PyTorch on a CPU has no scatter of 8-bit floats."""
+    return cache.view(torch.uint8)
 
 
 def latent_reference(
@@ -69,10 +95,8 @@ def latent_reference(
     token, block, row = _written(slot_mapping, cache.shape[1])
     latents = torch.cat([kv_c[token], k_pe[token]], dim=-1)
     if cache.dtype in refusals.FP8_DTYPES:
-        largest = torch.finfo(cache.dtype).max
-        latents = (latents.float() * (1.0 / latent_scale)).clamp(-largest, largest)
-        # As bytes: PyTorch on a CPU has no scatter of 8-bit floats.
-        cache.view(torch.uint8)[block, row] = latents.to(cache.dtype).view(torch.uint8)
+        stored = _quantized(latents, cache.dtype, latent_scale)
+        _as_bytes(cache)[block, row] = stored.view(torch.uint8)
     else:
         cache[block, row] = latents.to(cache.dtype)
 
@@ -91,7 +115,9 @@ def refusal(
         refusals.no_triton(),
         refusals.architecture(gfx),
         refusals.dtype(dtype, "the model"),
-        refusals.dtype(cache_dtype, "the KV cache"),
+        refusals.cache_dtype(cache_dtype, dtype, gfx)
+        if cache_dtype in refusals.FP8_DTYPES
+        else refusals.dtype(cache_dtype, "the KV cache"),
         refusals.block_size(block_size),
     )
 
@@ -123,8 +149,20 @@ def _check(block_size: int, dtype: torch.dtype, cache_dtype: torch.dtype) -> Non
         raise RefusedError(f"kv_cache_write: {sentence}")
 
 
+def _largest(dtype: torch.dtype) -> int:
+    """The largest number of an fp8 cache, 0 for others."""
+    return int(torch.finfo(dtype).max) if dtype in refusals.FP8_DTYPES else 0
+
+
 def launch(
-    key: Tensor, value: Tensor, k_cache: Tensor, v_cache: Tensor, slot_mapping: Tensor
+    key: Tensor,
+    value: Tensor,
+    k_cache: Tensor,
+    v_cache: Tensor,
+    slot_mapping: Tensor,
+    *,
+    k_scale: float = 1.0,
+    v_scale: float = 1.0,
 ) -> None:
     """`kv_cache_write` by the Triton kernel."""
     _check(k_cache.shape[2], key.dtype, k_cache.dtype)
@@ -144,6 +182,8 @@ def launch(
         k_cache,
         v_cache,
         slot_mapping,
+        1.0 / k_scale,
+        1.0 / v_scale,
         heads,
         *key.stride()[:2],
         *value.stride()[:2],
@@ -152,6 +192,7 @@ def launch(
         HEAD_SIZE=head_size,
         HEAD_TILE=tile,
         BLOCK_SIZE=k_cache.shape[2],
+        LARGEST=_largest(k_cache.dtype),
         num_warps=kernels.CONFIG.num_warps,
     )
 
@@ -172,7 +213,6 @@ def launch_latent(
     tokens = slot_mapping.shape[0]
     if tokens == 0:
         return
-    quantized = cache.dtype in refusals.FP8_DTYPES
     kernels.write_latent_kernel[(tokens,)](
         kv_c,
         k_pe,
@@ -185,7 +225,7 @@ def launch_latent(
         LATENT_SIZE=kv_c.shape[1],
         ROPE_SIZE=k_pe.shape[1],
         BLOCK_SIZE=cache.shape[1],
-        LARGEST=int(torch.finfo(cache.dtype).max) if quantized else 0,
+        LARGEST=_largest(cache.dtype),
         num_warps=kernels.CONFIG.num_warps,
     )
 
