@@ -139,9 +139,12 @@ def test_every_case_is_built_from_the_kernels_as_they_are() -> None:
 def test_decode_cuts_short_batches_into_parts_and_long_ones_not() -> None:
     few, many = (serving.decode(LLAMA, batch, 8192, 304) for batch in (1, 128))
     # 8 KV heads on 304 compute units, two workgroups each: 76 parts, of which 32 are of use
-    assert [one.workgroups for one in few.launches] == [8 * 32, 32]
-    assert few.launches[0].trips == 8192 // 64 // 32
+    assert [one.workgroups for one in few.launches] == [8 * 32]
+    assert few.launches[0].trips == 8192 // 32 // 32
+    # of 32 parts, eight at a time, the main path has the first eight
+    assert few.launches[0].merged_bytes == (32 - 8) * 4 * 129 * 4
     assert [one.workgroups for one in many.launches] == [128 * 8]
+    assert many.launches[0].merged_bytes == 0
     assert few.bytes == pytest.approx(8192 * 8 * 128 * 2 * 2, rel=0.01)
     assert few.flops == 4 * 8192 * 32 * 128
 

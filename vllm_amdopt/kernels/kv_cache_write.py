@@ -169,8 +169,8 @@ _BUDGETS: dict[str, dict[str, Budget]] = {
         "gfx950": Budget(8),
     },
     "write_heads/bf16/8x128/block16/fp8_cache": {
-        "gfx942": Budget(8),
-        "gfx950": Budget(8),
+        "gfx942": Budget(8, narrow_loads={64: 1}),
+        "gfx950": Budget(8, narrow_loads={64: 1}),
     },
     "write_heads/fp16/8x128/block16": {
         "gfx942": Budget(8),

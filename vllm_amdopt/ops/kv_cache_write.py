@@ -27,7 +27,7 @@ def kv_cache_write(
     key, value: [tokens, kv_heads, head_size]. k_cache, v_cache: [blocks, kv_heads, block_size,
     head_size], views with any strides but innermost 1. slot_mapping: int64 [n], n <= tokens (rows
     beyond n are padding), slot = block * block_size + row, negative = skip. A cache in fp8 gets
-    keys divided by k_scale and values by v_scale; what exceeds its range becomes its largest number.
+    keys divided by k_scale and values by v_scale; what exceeds its range becomes its largest.
     Raises RefusedError for what `refusal` refuses.
     """
     OPERATION.run(implementation)(
