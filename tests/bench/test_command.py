@@ -75,6 +75,7 @@ def test_slow_arm_is_a_regression(tmp_path: Path, capsys: pytest.CaptureFixture[
     assert code == 1, said
     assert "regression" in said.out and str(out / "record.json") in said.out
     assert "block 2/3 (BA) done" in said.err
+    assert said.err.count("so far, not to be acted on: other -") == 2
     record = load(out / "record.json")
     assert record.kind == "serving_ab" and len(record.rows) == 6
     assert {row.status for row in record.rows} == {"ok"}

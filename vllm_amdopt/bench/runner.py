@@ -7,6 +7,7 @@ decided afterwards, from the record.
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -55,7 +56,9 @@ class Runner:
         *,
         retries: int = 1,
         budget_seconds: float | None = None,
+        so_far: Callable[[list[Row]], str] = lambda rows: "",
     ) -> None:
+        """`so_far`: what the rows show, in a sentence; said after each block."""
         self._plan = plan
         self._launcher = launcher
         self._journal = journal
@@ -64,6 +67,7 @@ class Runner:
         self._timing = timing
         self._retries = retries
         self._budget = budget_seconds
+        self._so_far = so_far
         self._begin = time.monotonic()
         for block, rows in list(progress.blocks.items()):
             if block >= 0 and any(row["status"] in BAD for row in rows):
@@ -186,6 +190,9 @@ class Runner:
             block=block,
             order=self._plan.order_name(block),
         )
+        shown = self._so_far(rows_in_order(self._progress))
+        if shown and left:
+            self._reporter.event("so_far", f"so far, not to be acted on: {shown}")
         return rows
 
     def _attempt(self, block: int, attempt: int) -> list[Row]:

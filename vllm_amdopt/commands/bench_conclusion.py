@@ -1,7 +1,7 @@
 """What a serving comparison came to, in words and as an exit code, from its record alone."""
 
 from vllm_amdopt.bench.analysis import Cell, Comparison, analyse, exit_code
-from vllm_amdopt.run_record import RunRecord
+from vllm_amdopt.run_record import RecordError, RunRecord
 
 EXIT_INVALID = 4
 
@@ -29,6 +29,23 @@ def conclude(record: RunRecord, *, require_conclusive: bool) -> tuple[str, int]:
     if len(bad) > MOST_REASONS:
         lines.append(f"and {len(bad) - MOST_REASONS} rows more that do not count")
     return "\n".join(lines), exit_code(analysis, require_conclusive)
+
+
+def provisional(record: RunRecord) -> str:
+    """What the primary metric shows while a run goes on.
+
+    Whoever stops where it looks good finds a difference too often: docs/statistics.md.
+    """
+    shown = []
+    try:
+        comparisons = analyse(record).comparisons
+    except RecordError:  # then the end of the run says so; it is no reason to stop now
+        return ""
+    for comparison in comparisons:
+        if not comparison.unsupported and not comparison.invalid:
+            cells = ", ".join(told(cell) for cell in comparison.primary)
+            shown.append(f"{comparison.candidate} {cells}")
+    return "; ".join(shown)
 
 
 def _compared(comparison: Comparison) -> list[str]:

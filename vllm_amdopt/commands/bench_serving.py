@@ -30,7 +30,7 @@ from vllm_amdopt.bench.server import ServerSettings, default_program
 from vllm_amdopt.bench.serving_record import serving_record
 from vllm_amdopt.commands import measured_on
 from vllm_amdopt.commands.bench_client import ceiling_path
-from vllm_amdopt.commands.bench_conclusion import EXIT_INVALID, conclude
+from vllm_amdopt.commands.bench_conclusion import EXIT_INVALID, conclude, provisional
 from vllm_amdopt.commands.bench_options import (
     add_aa_arguments,
     add_ab_arguments,
@@ -181,6 +181,9 @@ def _measure(
         timing,
         retries=options.retries,
         budget_seconds=times.budget,
+        so_far=lambda rows: provisional(
+            serving_record(plan, Outcome(rows=rows), machine={}, software={}, model={}, commands=())
+        ),
     )
     blocks_left = plan.blocks - sum(1 for block in progress.blocks if block >= 0)
     reporter.event(
@@ -189,7 +192,7 @@ def _measure(
         f"about {clock(runner.remaining_seconds(blocks_left))}; in {out}",
     )
     try:
-        outcome: Outcome = runner.run()
+        outcome = runner.run()
     finally:
         drive.close()
     record = serving_record(
