@@ -163,6 +163,10 @@ def test_presets_hold_what_their_sources_say() -> None:
         if level.request_rate
     ]
     assert rates[:5] == [(1, 30), (2, 60), (3, 90), (4, 120), (5, 150)]
+    assert all(
+        level.drops_allowed == (level.request_rate is not None)
+        for level in presets["dstack-405b"].levels
+    )
     assert rates[5:] == [(1, 300), (2, 600), (3, 900)]
     assert max(level.input_len for level in presets["dstack-405b"].levels) == 10_000
     study = presets["arch-study"]

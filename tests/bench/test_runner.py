@@ -75,7 +75,18 @@ def test_fault_becomes_a_row_with_its_reason(
     assert row["status"] == status
     assert sentence in row["reason"]
     if status == "error":
-        assert row["metrics"] == {}
+        assert set(row["metrics"]) <= {"completed", "failed"}
+
+
+def test_dropped_requests_are_a_finding_where_the_load_allows_them(tmp_path: Path) -> None:
+    overload = replace(SMALL, concurrency=None, request_rate=50.0, drops_allowed=True)
+    dropping = with_arguments(PLUGIN, "--mock-fail-every", "3")
+    outcome = Rig(tmp_path, (STOCK, dropping), (overload,), blocks=1).run()
+    assert {status for _, status in statuses(outcome)} == {"ok"}
+    stock, plugin = (row["metrics"] for row in outcome.rows)
+    assert stock["failed"] == 0 and stock["mean_e2el_ms"] > 0
+    assert plugin["failed"] == 2 and plugin["completed"] == 2
+    assert plugin["output_throughput"] > 0 and "mean_e2el_ms" not in plugin
 
 
 def test_treatment_that_did_not_happen_taints(tmp_path: Path) -> None:

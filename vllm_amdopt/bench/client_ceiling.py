@@ -70,6 +70,8 @@ def measure_ceiling(
                     raise LoadError(died)
 
             result = drive(arguments, folder / f"ceiling_{number}.json", 600.0, check)
+            if result.failure is not None:
+                raise LoadError(result.failure)
             if number == 0:
                 continue
             found.append(

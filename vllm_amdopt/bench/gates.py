@@ -96,6 +96,8 @@ def taint_unequal_work(rows: Sequence[dict[str, Any]]) -> None:
         if row["status"] == "ok":
             groups.setdefault((str(row["level"]), row["repetition"]), []).append(row)
     for group in groups.values():
+        if any(row["metrics"].get("failed") for row in group):
+            continue  # a load that may drop requests: the work is what is compared
         for metric, what in (("total_output_tokens", "answers"), ("total_input_tokens", "prompts")):
             counts = {row["arm"]: row["metrics"].get(metric) for row in group}
             if len(set(counts.values())) > 1:

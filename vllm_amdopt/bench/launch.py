@@ -24,7 +24,14 @@ from vllm_amdopt.bench.gpu_use import (
     foreign_use,
     gpus_in_use,
 )
-from vllm_amdopt.bench.load import Drive, LoadError, RunTimeoutError, bench_arguments
+from vllm_amdopt.bench.load import (
+    COUNTS,
+    Drive,
+    LoadError,
+    LoadResult,
+    RunTimeoutError,
+    bench_arguments,
+)
 from vllm_amdopt.bench.metrics import MEMORY
 from vllm_amdopt.bench.plan import LETTERS, Arm, Level, Plan
 from vllm_amdopt.bench.progress import Reporter, Timing
@@ -208,7 +215,9 @@ class Launcher:
             name = f"warmup_{level.file_stem}.json"
             seed = self._plan.request_seed(place.block, level, 0, warmup=True)
             try:
-                self._run(server, level, level.warmup_prompts, seed, folder / name, check)
+                result = self._run(server, level, level.warmup_prompts, seed, folder / name, check)
+                if result.failure is not None and not level.drops_allowed:
+                    raise LoadError(result.failure)
             except LoadError as error:
                 said = _cause(server, error)
                 _fail(launch, "error", f"while warming up at {level.label}: {said}")
@@ -260,6 +269,10 @@ class Launcher:
         seed = self._plan.request_seed(place.block, level, repetition)
         name = f"{level.file_stem}_r{repetition}.json"
         result = self._run(server, level, level.prompts, seed, folder / name, check)
+        if result.failure is not None and not level.drops_allowed:
+            counts = {key: result.metrics[key] for key in COUNTS if key in result.metrics}
+            row.update(metrics=counts)
+            raise LoadError(result.failure)
         evidence = RunEvidence(
             before=before,
             after=_metrics(server),
@@ -284,7 +297,7 @@ class Launcher:
         seed: int,
         result: Path,
         check: Callable[[], None],
-    ) -> Any:
+    ) -> LoadResult:
         arguments = bench_arguments(
             level,
             base_url=server.base_url,

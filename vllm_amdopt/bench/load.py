@@ -19,7 +19,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -32,6 +32,18 @@ START_SECONDS = 600.0
 
 _NOT_METRICS = ("max_concurrent_requests", "num_prompts", "burstiness", "max_concurrency")
 """Left out of a row: the first counts whole seconds (32 were seen under a limit of 8)."""
+
+COUNTS = ("completed", "failed")
+_OF_SURVIVORS = (
+    *COUNTS,
+    "duration",
+    "total_input_tokens",
+    "total_output_tokens",
+    "request_throughput",
+    "output_throughput",
+    "total_token_throughput",
+)
+"""What still means something where some requests failed."""
 
 
 class LoadError(RuntimeError):
@@ -47,10 +59,13 @@ class LoadResult:
     """One run: its numbers, and what only the result file has.
 
     `client_share`: processor time of the load generator over the measured time, of one core; None
-    where it was too short to tell. `text_digest` identifies all answers together.
+    where it was too short to tell. `text_digest` identifies all answers together. `failure`: that
+    requests failed, in a sentence; the metrics then are counts and rates of those that did not, and
+    no latency, because the slow ones may be those that failed.
     """
 
     metrics: Mapping[str, float]
+    failure: str | None = None
     client_share: float | None = None
     text_digest: str = ""
 
@@ -91,7 +106,7 @@ def bench_arguments(
 
 
 def read_result(path: Path, prompts: int) -> LoadResult:
-    """The numbers of a result file; LoadError with the reason where it does not count.
+    """The numbers of a result file; LoadError where there are none.
 
     Rewrites the file with a digest of the answers in their place.
     """
@@ -103,12 +118,7 @@ def read_result(path: Path, prompts: int) -> LoadResult:
         raise LoadError(f"the load generator's result {path} cannot be read: {error}") from None
     if not isinstance(raw, dict):
         raise LoadError(f"the load generator's result {path} is not a JSON object")
-    completed, failed = raw.get("completed"), raw.get("failed", 0)
-    if completed != prompts or failed:
-        errors = [text for text in raw.get("errors", ()) if text]
-        lines = str(errors[0]).strip().splitlines() if errors else []
-        said = f"; the first said: {lines[-1][:200]}" if lines else ""
-        raise LoadError(f"{prompts - int(completed or 0)} of {prompts} requests failed{said}")
+    failure = _failed_requests(raw, prompts)
     texts = raw.pop("generated_texts", None)
     digest = ""
     if isinstance(texts, list):
@@ -124,6 +134,11 @@ def read_result(path: Path, prompts: int) -> LoadResult:
         and not isinstance(value, bool)
         and key not in _NOT_METRICS
     }
+    if failure is not None:
+        metrics = {key: value for key, value in metrics.items() if key in _OF_SURVIVORS}
+        if not metrics.get("completed"):  # all rates are zero then, and none is a measurement
+            metrics = {key: value for key, value in metrics.items() if key in COUNTS}
+        return LoadResult(metrics, failure)
     broken = [key for key, value in metrics.items() if not math.isfinite(value)]
     # An infinite request rate is the load's, not a measurement.
     broken = [key for key in broken if key != "request_rate"]
@@ -132,7 +147,18 @@ def read_result(path: Path, prompts: int) -> LoadResult:
         raise LoadError(f"the load generator reports {broken[0]} = {metrics[broken[0]]}")
     if metrics.get("duration", 0.0) <= 0 or metrics.get("total_output_tokens", 0.0) <= 0:
         raise LoadError("the load generator measured no time or no tokens")
-    return LoadResult(metrics=metrics, text_digest=digest)
+    return LoadResult(metrics, text_digest=digest)
+
+
+def _failed_requests(raw: Mapping[str, Any], prompts: int) -> str | None:
+    """`vllm bench serve` counts only what succeeded, and ends with 0 where nothing did."""
+    completed, failed = int(raw.get("completed") or 0), int(raw.get("failed") or 0)
+    if completed == prompts and not failed:
+        return None
+    errors = [text for text in raw.get("errors", ()) if text]
+    lines = str(errors[0]).strip().splitlines() if errors else []
+    said = f"; the first said: {lines[-1][:200]}" if lines else ""
+    return f"{max(failed, prompts - completed)} of {prompts} requests failed{said}"
 
 
 @dataclass
@@ -191,8 +217,8 @@ class LoadClient:
             raise LoadError(f"the load generator ended with code {code}: {_last_line(log)}")
         prompts = int(arguments[arguments.index("--num-prompts") + 1])
         measured = read_result(result, prompts)
-        share = share_of_core(samples, measured.metrics["duration"])
-        return LoadResult(measured.metrics, share, measured.text_digest)
+        share = share_of_core(samples, measured.metrics.get("duration", 0.0))
+        return replace(measured, client_share=share)
 
     def close(self) -> None:
         process, self._process = self._process, None

@@ -56,7 +56,8 @@ class Level:
 
     Exactly one of `concurrency` (requests in flight) and `request_rate` (arrivals per second) is
     set. `prompts` counts the measured requests, `warmup_prompts` those before. `range_ratio`:
-    lengths vary by that share around the given ones, 0 not at all.
+    lengths vary by that share around the given ones, 0 not at all. `drops_allowed`: the load may be
+    more than a server takes, and requests that it drops are a finding, not a fault.
     """
 
     dataset: str
@@ -68,6 +69,7 @@ class Level:
     warmup_prompts: int = 0
     dataset_path: str | None = None
     range_ratio: float = 0.0
+    drops_allowed: bool = False
 
     @property
     def load(self) -> str:
@@ -85,7 +87,8 @@ class Level:
 
     def record(self) -> dict[str, Any]:
         """As it stands in a run record's rows: what is not set is left out."""
-        return {key: value for key, value in asdict(self).items() if value is not None}
+        values = asdict(self).items()
+        return {key: value for key, value in values if value is not None and value is not False}
 
 
 @dataclass(frozen=True)
@@ -228,6 +231,7 @@ def make_levels(
     prompts_per_concurrency: int = 10,
     warmup_per_concurrency: int = 2,
     seconds_per_rate: float = 30.0,
+    drops_allowed: bool = False,
 ) -> tuple[Level, ...]:
     """Every workload at every load.
 
@@ -239,7 +243,7 @@ def make_levels(
     if prompts is not None and prompts < 1:
         raise PlanError("--prompts counts from 1")
     levels = []
-    for workload in workloads:
+    for workload in (replace(given, drops_allowed=drops_allowed) for given in workloads):
         for count in concurrencies:
             measured = prompts or max(FEWEST_PROMPTS, prompts_per_concurrency * count)
             warmup = max(1, warmup_per_concurrency * count)

@@ -73,7 +73,7 @@ def _preset(name: str, entry: Mapping[str, Any]) -> Preset:
 
 
 def _levels(load: Mapping[str, Any]) -> Sequence[Level]:
-    amounts = ("prompts", "prompts_per_concurrency", "seconds_per_rate")
+    amounts = ("prompts", "prompts_per_concurrency", "seconds_per_rate", "drops_allowed")
     unknown = sorted(set(load) - {"workloads", "concurrency", "request_rate", *amounts})
     if unknown:
         raise ValueError(f"a load has the unknown key {unknown[0]}")
