@@ -83,6 +83,13 @@ def test_slow_arm_is_a_regression(tmp_path: Path, capsys: pytest.CaptureFixture[
     assert record.commands[0].startswith("vllm-amdopt bench ab ")
     assert BOTH_STOCK in record.commands[0]
     assert record.workload["blocks_done"] == 3
+    (launches,) = record.tables
+    assert [row[:2] for row in launches.rows][:3] == [
+        ("1", "stock"),
+        ("1", "other"),
+        ("2", "other"),
+    ]
+    assert {row[-1] for row in launches.rows} == {"measured"}
     assert record.machine["cores"] >= 1 and record.software["vllm-amdopt"]
 
 

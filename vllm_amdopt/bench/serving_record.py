@@ -10,7 +10,7 @@ from vllm_amdopt.bench.client_ceiling import Ceiling, ceiling_near
 from vllm_amdopt.bench.gates import ceiling_warning
 from vllm_amdopt.bench.plan import Level, Plan
 from vllm_amdopt.bench.runner import Outcome
-from vllm_amdopt.run_record import Arm, Judgement, Row, RunRecord, new_record
+from vllm_amdopt.run_record import Arm, Judgement, Row, RunRecord, Table, new_record
 
 
 def serving_record(
@@ -45,7 +45,7 @@ def serving_record(
         workload={
             "model": plan.model,
             **model,
-            "levels": [level.record() for level in plan.levels],
+            "loads": [f"{level.label}, {level.prompts} requests" for level in plan.levels],
             "blocks_planned": plan.blocks,
             "blocks_done": outcome.blocks_done,
             "repetitions": plan.repetitions,
@@ -53,17 +53,38 @@ def serving_record(
             "pre_block": plan.pre_block,
             "preset": plan.preset,
             "plan_digest": plan.digest,
-            "launches": outcome.launches,
-            "discarded": [
-                {key: value for key, value in what.items() if key != "rows"}
-                for what in outcome.discarded
-            ],
         },
+        tables=(launches_table(outcome),),
         judgement=Judgement(
             primary=plan.primary, gated=plan.gated, margin=plan.margin, slo=dict(plan.slo)
         ),
         commands=tuple(commands),
         notes=(*notes, *run_notes(plan, outcome, ceilings)),
+    )
+
+
+def launches_table(outcome: Outcome) -> Table:
+    """Every launch of the run, also those that did not count, in the order of time."""
+
+    def shown(launch: Mapping[str, Any], name: str, form: str) -> str:
+        value = launch.get(name)
+        return "" if value is None else format(value, form)
+
+    return Table(
+        title="Launches",
+        head=("block", "arm", "ready after (s)", "weights (GiB)", "KV cache (tokens)", "came to"),
+        rows=tuple(
+            (
+                "before the first" if launch["block"] < 0 else str(launch["block"] + 1),
+                launch["arm"] + (", again" if launch["attempt"] else ""),
+                shown(launch, "seconds_to_ready", ".1f"),
+                shown(launch, "weights_gib", ".2f"),
+                shown(launch, "kv_cache_tokens", ",.0f"),
+                launch.get("failure") or "measured",
+            )
+            for launch in outcome.launches
+        ),
+        note="The log of each launch lies beside its results.",
     )
 
 
