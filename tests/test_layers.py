@@ -58,12 +58,14 @@ LAYERS = {
         ),
     ),
     "bench": Layer(third_party=(EVERYTHING,), ours=("bench", "policy", "hardware", "run_record")),
+    # Arms, servers and Student's distribution are what `bench` says they are.
     "accuracy": Layer(
-        third_party=(EVERYTHING,), ours=("accuracy", "policy", "hardware", "run_record")
+        third_party=(EVERYTHING,), ours=("accuracy", "bench", "policy", "hardware", "run_record")
     ),
     "commands": Layer(
         ours=(
             "commands",
+            "accuracy",
             "bench",
             "policy",
             "hardware",

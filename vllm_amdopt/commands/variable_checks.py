@@ -34,6 +34,18 @@ def switches(facts: Facts) -> Finding:
     return fine(f"set and understood: {', '.join(ours)}" if ours else "no VLLM_AMDOPT variable set")
 
 
+def injected_fault(facts: Facts) -> Finding:
+    """The one variable that makes the plugin fail, or answer wrongly, on purpose."""
+    fault = facts.environment.get("VLLM_AMDOPT_INJECT_FAULT", "").strip()
+    if not fault:
+        return fine("no fault is injected")
+    what = "answers are wrong on purpose" if ":" in fault else "a part of the plugin fails"
+    return wrong(
+        f"VLLM_AMDOPT_INJECT_FAULT={fault} is set, which is for tests: {what}",
+        "unset VLLM_AMDOPT_INJECT_FAULT",
+    )
+
+
 def vllm_variables(
     facts: Facts, dead: Callable[[], Mapping[str, str]] = dead_variables
 ) -> Finding | None:
@@ -124,6 +136,7 @@ def _aiter_without_master(environment: Mapping[str, str]) -> Iterator[Finding]:
 
 CHECKS = (
     Check("switches", switches),
+    Check("injected fault", injected_fault),
     Check("vllm variables", vllm_variables),
     Check("contradictions", contradictions),
 )

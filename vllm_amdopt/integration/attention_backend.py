@@ -23,7 +23,7 @@ from vllm.v1.attention.backend import (
 from vllm.v1.attention.backends.utils import split_decodes_and_prefills
 
 from vllm_amdopt.integration.cpu_engine import implementation, kernel_device
-from vllm_amdopt.integration.faults import attempt
+from vllm_amdopt.integration.faults import attempt, distortion
 from vllm_amdopt.ops import kv_cache_write, paged_attention_decode, paged_attention_prefill
 
 NAME = "AMDOPT_ATTN"
@@ -257,6 +257,8 @@ class AmdOptAttentionImpl(AttentionImpl[AmdOptAttentionMetadata]):
                 )
 
         self._run(attend)
+        if (distort := distortion("attention_forward")) is not None:
+            distort(outputs[: meta.num_actual_tokens])
         return output
 
     def _split(self, kv_cache: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

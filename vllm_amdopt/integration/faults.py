@@ -2,13 +2,16 @@
 
 Every hook that vLLM calls runs its work through `attempt`. `VLLM_AMDOPT_INJECT_FAULT=<hook>` makes
 one of them fail on purpose: the tests use it, and so can anyone who wants to see that a failure
-inside the plugin does not take a server down.
+inside the plugin does not take a server down. `VLLM_AMDOPT_INJECT_FAULT=<hook>:scale=1.01` and
+`<hook>:zero=0.01` make the answers of a hook wrong instead, without an exception: what a broken
+kernel does that nobody notices, so that the accuracy checks can show that they would.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import TypeVar
+from functools import cache
+from typing import Any, TypeVar
 
 from vllm_amdopt.integration.plugin import environment
 
@@ -33,6 +36,9 @@ HOOKS: Mapping[str, str] = {
     "all_reduce": "all_reduce",
 }
 """Hook -> the feature that is switched off when it fails; "plugin" is everything."""
+
+DISTORTED_HOOKS = ("attention_forward", "mla_forward", "gemm_forward")
+"""The hooks whose result can be made wrong on purpose."""
 
 
 class FeatureError(RuntimeError):
@@ -89,8 +95,68 @@ def attempt(hook: str, action: Callable[[], T], otherwise: Callable[[], T]) -> T
 
 def check_injected(hook: str) -> None:
     """Raise InjectedFaultError if the user asked this hook to fail."""
-    if environment().get("VLLM_AMDOPT_INJECT_FAULT", "").strip() == hook:
+    asked = environment().get("VLLM_AMDOPT_INJECT_FAULT", "").strip()
+    if asked == hook:
         raise InjectedFaultError(f"VLLM_AMDOPT_INJECT_FAULT={hook}")
+    if hook == "plan":
+        read_fault(asked)
+
+
+def read_fault(text: str) -> tuple[str, str, float] | None:
+    """(hook, "scale" or "zero", number) that a value asks for; None where it distorts nothing.
+
+    ValueError with a sentence for a hook, a kind or a number that does not exist: a fault that
+    was asked for and is silently missing would let a check of the checks pass.
+    """
+    hook, colon, distortion = (part.strip() for part in text.partition(":"))
+    if not text or (hook in HOOKS and not colon):
+        return None
+    if not colon:
+        raise ValueError(f"VLLM_AMDOPT_INJECT_FAULT={text}: the hooks are {', '.join(HOOKS)}")
+    kind, _, number = (part.strip() for part in distortion.partition("="))
+    try:
+        value = float(number)
+    except ValueError:
+        value = float("nan")
+    valid = {"scale": 0.0 < value < 100.0, "zero": 0.0 < value <= 1.0}
+    if hook not in DISTORTED_HOOKS or not valid.get(kind, False):
+        raise ValueError(
+            f"VLLM_AMDOPT_INJECT_FAULT={text}: write HOOK:scale=FACTOR or HOOK:zero=SHARE of the "
+            f"rows, with HOOK one of {', '.join(DISTORTED_HOOKS)}"
+        )
+    return hook, kind, value
+
+
+@cache
+def distortion(hook: str) -> Callable[[Any], None] | None:
+    """What makes a result of `hook`, a tensor of rows, wrong in place; None in every real use.
+
+    `scale` multiplies every value; `zero` leaves out every (1 / share)-th row, counted over calls.
+    """
+    from vllm.logger import init_logger
+
+    fault = read_fault(environment().get("VLLM_AMDOPT_INJECT_FAULT", "").strip())
+    if fault is None or fault[0] != hook:
+        return None
+    _, kind, value = fault
+    init_logger("vllm.amdopt").warning(
+        "VLLM_AMDOPT_INJECT_FAULT=%s:%s=%g: the answers of this process are WRONG on purpose; "
+        "unset the variable",
+        hook,
+        kind,
+        value,
+    )
+    if kind == "scale":
+        return lambda result: result.mul_(value)
+    period = max(1, round(1.0 / value))
+    seen = 0
+
+    def leave_rows_out(result: Any) -> None:
+        nonlocal seen
+        result[(-seen) % period :: period] = 0
+        seen += len(result)
+
+    return leave_rows_out
 
 
 def strict() -> bool:

@@ -19,7 +19,7 @@ from vllm.v1.attention.backend import AttentionCGSupport
 
 from vllm_amdopt.integration import active_plan
 from vllm_amdopt.integration.cpu_engine import implementation, kernel_device
-from vllm_amdopt.integration.faults import attempt
+from vllm_amdopt.integration.faults import attempt, distortion
 from vllm_amdopt.ops import kv_cache_write, mla_decode
 
 NAME = "AMDOPT_MLA"
@@ -72,6 +72,8 @@ class DecodeOnOurOperation:
             )
 
         _run(attend)
+        if (distort := distortion("mla_forward")) is not None:
+            distort(out)
         return out, lse
 
     def do_kv_cache_update(

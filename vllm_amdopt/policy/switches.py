@@ -77,11 +77,12 @@ GENERAL_SWITCHES: tuple[Switch, ...] = (
     ),
     Switch(
         name="VLLM_AMDOPT_INJECT_FAULT",
-        values=("unset", "name of a hook"),
+        values=("unset", "name of a hook", "HOOK:scale=FACTOR", "HOOK:zero=SHARE"),
         default="unset",
         summary=(
-            "makes that hook of the plugin fail, to see that a failure costs one feature and no "
-            "request; the hooks are listed in vllm_amdopt/integration/faults.py"
+            "for tests only: makes that hook of the plugin fail, to see that a failure costs one "
+            "feature and no request, or makes its answers wrong, to see that `vllm-amdopt "
+            "accuracy` notices; the hooks are listed in vllm_amdopt/integration/faults.py"
         ),
     ),
 )
