@@ -301,6 +301,10 @@ def test_users_own_choice_of_devices_is_kept(tmp_path: Path) -> None:
     choice = choose("auto", 1, root, tmp_path, HIP_VISIBLE_DEVICES="1,0")
     assert choice.indices == (1,)  # type: ignore[attr-defined]
     assert choice.environment == {}  # type: ignore[attr-defined]
+    named = choose("0", 1, root, tmp_path, HIP_VISIBLE_DEVICES="1")
+    assert named.environment == {"HIP_VISIBLE_DEVICES": "0"}  # type: ignore[attr-defined]
+    with pytest.raises(PlanError, match="ROCR_VISIBLE_DEVICES hides some of them"):
+        choose("0", 1, root, tmp_path, ROCR_VISIBLE_DEVICES="1")
 
 
 @pytest.mark.parametrize(

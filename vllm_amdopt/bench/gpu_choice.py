@@ -76,7 +76,7 @@ def choose_gpus(
             variable = (
                 "CUDA_VISIBLE_DEVICES" if chosen[0].identity.startswith("GPU-") else VISIBLE[0]
             )
-            kept = named is not None and any(name in environment for name in VISIBLE)
+            kept = text.startswith("auto") and named is not None  # the user's own variable says it
             return Choice(
                 indices, tuple(gpu.identity for gpu in chosen), {} if kept else {variable: listed}
             )
@@ -96,6 +96,11 @@ def _named(
     here = [gpu.index for gpu in found]
     if re.fullmatch(r"\d+(,\d+)*", text):
         named = tuple(dict.fromkeys(int(word) for word in text.split(",")))
+        if environment.get("ROCR_VISIBLE_DEVICES"):
+            raise PlanError(
+                "--gpus counts all GPUs of the machine, and ROCR_VISIBLE_DEVICES hides some of "
+                "them from vLLM: unset it, or leave --gpus at auto"
+            )
         missing = [index for index in named if index not in here]
         if missing:
             raise PlanError(
