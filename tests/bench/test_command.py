@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import platform
 import shlex
 import sys
 from pathlib import Path
@@ -13,6 +14,7 @@ import pytest
 
 from tests.bench.rig import IN_USE, MODEL, ROOT
 from tests.bench.small_load import SmallLoad
+from vllm_amdopt.bench.client_ceiling import Ceiling, save_ceilings
 from vllm_amdopt.bench.gpu_lock import WHOLE_MACHINE, Locks
 from vllm_amdopt.bench.journal import NAME as JOURNAL
 from vllm_amdopt.bench.journal import Journal
@@ -104,6 +106,18 @@ def test_plugin_arm_is_checked_and_equal_arms_are_no_regression(
     assert record.arms[1].plan["features"] == ["attention"]
     assert "attention on" in record.arms[1].evidence[0]
     assert record.environment_difference["VLLM_AMDOPT"] == {"stock": "0", "plugin": "1"}
+
+
+def test_clients_ceiling_stands_beside_the_numbers(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    place = tmp_path / "home" / ".cache" / "vllm-amdopt" / "client_ceiling.json"
+    save_ceilings([Ceiling(platform.node(), 4, 1e9, 1e9, 0.1, 0.1, 0.5)], place)
+    assert bench("aa --blocks 1", out=tmp_path / "far") == 0
+    assert "the load generator alone reaches 1000000000 output tok/s" in capsys.readouterr().out
+    save_ceilings([Ceiling(platform.node(), 4, 1.0, 1.0, 0.1, 0.1, 0.5)], place)
+    assert bench("aa --blocks 1", out=tmp_path / "near") == 0
+    assert "part of each latency is its own" in capsys.readouterr().out
 
 
 def test_one_block_is_no_measurement(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

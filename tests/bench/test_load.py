@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import platform
 import re
 import sys
 from collections.abc import Callable, Iterator
@@ -14,12 +15,7 @@ import pytest
 
 from tests.bench.rig import MOCK, MODEL, ROOT
 from vllm_amdopt.bench import load
-from vllm_amdopt.bench.client_ceiling import (
-    ceiling_near,
-    load_ceilings,
-    measure_ceiling,
-    save_ceilings,
-)
+from vllm_amdopt.bench.client_ceiling import ceiling_near, load_ceilings
 from vllm_amdopt.bench.load import (
     LoadClient,
     LoadError,
@@ -30,6 +26,8 @@ from vllm_amdopt.bench.load import (
 )
 from vllm_amdopt.bench.plan import Level
 from vllm_amdopt.bench.server import ArmServer, ServerSettings
+from vllm_amdopt.cli import main
+from vllm_amdopt.commands import bench_client
 
 GOOD: dict[str, Any] = {
     "completed": 4,
@@ -278,21 +276,34 @@ def test_real_load_with_failed_requests_is_no_measurement(
     assert "mean_ttft_ms" not in result.metrics
 
 
-def test_clients_own_ceiling_is_measured_and_kept(real: LoadClient, tmp_path: Path) -> None:
-    (ceiling,) = measure_ceiling(
-        MODEL,
-        real,
-        tmp_path / "null",
-        {**os.environ, "PYTHONPATH": str(ROOT)},
-        host="here",
-        concurrencies=(4,),
-        output_len=16,
-    )
+def test_clients_own_ceiling_is_measured_and_kept(
+    real: LoadClient,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    class Shared:
+        """The process that is there already; the command may not end it."""
+
+        def __init__(self, environment: object, log: Path) -> None:
+            pass
+
+        def __call__(self, *arguments: Any) -> load.LoadResult:
+            return real(*arguments)
+
+        def close(self) -> None:
+            pass
+
+    monkeypatch.setattr(bench_client, "LoadClient", Shared)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    words = ["bench", "calibrate-client", MODEL, "--concurrency", "4", "--output-len", "16"]
+    assert main(words) == 0
+    path = tmp_path / "vllm-amdopt" / "client_ceiling.json"
+    assert str(path) in (said := capsys.readouterr().out) and "output tok/s" in said
+    (ceiling,) = load_ceilings(path, platform.node())
     assert ceiling.output_tokens_per_second > 0 and ceiling.concurrency == 4
-    path = tmp_path / "kept" / "ceiling.json"
-    save_ceilings([ceiling], path)
-    assert load_ceilings(path, "here") == [ceiling]
     assert load_ceilings(path, "elsewhere") == []
     assert ceiling_near([ceiling], 64) == ceiling and ceiling_near([], 1) is None
     path.write_text("{")
-    assert load_ceilings(path, "here") == []
+    assert load_ceilings(path, platform.node()) == []

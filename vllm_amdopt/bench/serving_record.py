@@ -137,11 +137,11 @@ def run_notes(plan: Plan, outcome: Outcome, ceilings: Sequence[Ceiling]) -> list
             "`vllm-amdopt bench calibrate-client` measures it."
         )
     for level in plan.levels:
-        notes += _near_ceiling(level, outcome, ceilings)
+        notes += _ceiling_note(level, outcome, ceilings)
     return notes
 
 
-def _near_ceiling(level: Level, outcome: Outcome, ceilings: Sequence[Ceiling]) -> list[str]:
+def _ceiling_note(level: Level, outcome: Outcome, ceilings: Sequence[Ceiling]) -> list[str]:
     ceiling = ceiling_near(ceilings, level.concurrency or 16)
     rates = [
         row["metrics"]["output_throughput"]
@@ -150,5 +150,11 @@ def _near_ceiling(level: Level, outcome: Outcome, ceilings: Sequence[Ceiling]) -
     ]
     if ceiling is None or not rates:
         return []
-    warning = ceiling_warning(max(rates), ceiling.output_tokens_per_second)
-    return [f"At {level.label}, {warning}."] if warning else []
+    limit, most = ceiling.output_tokens_per_second, max(rates)
+    warning = ceiling_warning(most, limit)
+    if warning:
+        return [f"At {level.label}, {warning}."]
+    return [
+        f"At {level.label}, the load generator alone reaches {limit:.0f} output tok/s on this "
+        f"machine, {limit / most:.1f} times the most that was measured."
+    ]
