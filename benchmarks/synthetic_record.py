@@ -28,13 +28,13 @@ ARMS = (
     Arm(
         "stock",
         {"VLLM_AMDOPT": "0", "HF_TOKEN": "made-up"},
-        ("/models/Llama-3.1-8B", "--max-model-len", "8192", "--max-num-batched-tokens", "8192"),
+        ("--max-model-len", "8192", "--max-num-batched-tokens", "8192"),
         evidence=("no line of vllm-amdopt in the log",),
     ),
     Arm(
         "plugin",
         {"VLLM_AMDOPT": "1", "HF_TOKEN": "made-up"},
-        ("/models/Llama-3.1-8B", "--max-model-len", "8192", "--max-num-batched-tokens", "8192"),
+        ("--max-model-len", "8192", "--max-num-batched-tokens", "8192"),
         evidence=("vllm-amdopt: plan 3f2a: AMDOPT_ATTN on, AMDOPT_GEMM on",),
     ),
 )
@@ -182,7 +182,9 @@ def startup(seed: int = 3, blocks: int = 6) -> RunRecord:
         software=SOFTWARE,
         workload={"model": "/models/Llama-3.1-8B"},
         judgement=Judgement("total_s"),
-        commands=("vllm-amdopt bench startup /models/Llama-3.1-8B --modes cold,warm,disk-cold",),
+        commands=(
+            "vllm-amdopt bench startup --model /models/Llama-3.1-8B --modes cold,warm,disk-cold",
+        ),
         synthetic=True,
     )
 

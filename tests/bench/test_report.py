@@ -278,6 +278,48 @@ def test_a_level_that_one_arm_cannot_run_is_named() -> None:
     assert "too long for the plugin" in text
 
 
+def test_many_arms_have_one_verdict_and_a_line_each() -> None:
+    whole = serving(failing=False, blocks=6, loads=(8, 16))
+    arms = [whole.arms[0], *(replace(whole.arms[1], name=f"only {name}") for name in "abcd")]
+    rows = [row for row in whole.rows if row.arm == "stock"]
+    for arm in arms[1:]:
+        rows += [replace(row, arm=arm.name) for row in whole.rows if row.arm == "plugin"]
+    rows = [
+        replace(row, status="unsupported", reason="no latent attention", metrics={})
+        if row.arm == "only d"
+        else row
+        for row in rows
+    ]
+    record = replace(
+        whole,
+        kind="serving_ablation",
+        arms=tuple(arms),
+        rows=tuple(rows),
+        judgement=Judgement(),
+    )
+    text = Page(render_html(build([record]))).text
+    assert "4 arms against stock" in text
+    assert "better: only a, only b and only c; left out: only d" in text
+    assert "Overview (only a)" in text and "Overview (only d)" not in text
+    root = ElementTree.fromstring(render_junit([record]))
+    (skipped,) = root.iter("skipped")
+    assert skipped.get("message") == "no latent attention"
+
+
+def test_a_tool_with_metrics_of_its_own_is_shown_as_it_concluded() -> None:
+    arms = [replace(serving().arms[0], name=name) for name in ("stock", "stock again", "plugin")]
+    rows = tuple(
+        Row(0, arm.name, {"batch": 1}, "ok", metrics={"kl_mean": 1e-5, "top1": 0.999})
+        for arm in arms
+    )
+    record = replace(
+        accuracy(), arms=tuple(arms), rows=rows, judgement=Judgement("kl_mean", ("top1",))
+    )
+    page = Page(render_html(build([record])))
+    assert "Accuracy of logits: passed" in page.text and "Mean KL" in page.text
+    assert render_junit([record]) and effects_csv([record]) and "kl_mean" in rows_csv([record])
+
+
 def test_kinds_without_a_page_of_their_own_show_their_numbers() -> None:
     rows = tuple(
         Row(0, arm, {"kernel": "gemm", "m": 16}, "ok", metrics={"microseconds": value})

@@ -282,14 +282,16 @@ class Analysis:
 
     def __init__(self, record: RunRecord) -> None:
         self.record = record
-        if record.kind.startswith(("serving", "startup")):
+        # Other kinds have metrics of their own and bring their conclusion with them.
+        judged_here = record.kind.startswith(("serving", "startup"))
+        if judged_here:
             metric_and_load(record.judgement.primary)
             for text in record.judgement.gated:
                 metric_and_load(text)
         self.values = values_of(record.rows)
         self.levels = levels_of(record.rows)
         self.comparisons = tuple(
-            Comparison(record, arm.name, self.values) for arm in record.arms[1:]
+            Comparison(record, arm.name, self.values) for arm in record.arms[1:] if judged_here
         )
 
     @cached_property

@@ -60,7 +60,7 @@ MEMORY = (
 
 STARTUP = (
     Metric("imports_s", "Imports", "s", False),
-    Metric("configuration_s", "Configuration", "s", False),
+    Metric("configuration_s", "Configuration, engine process", "s", False),
     Metric("device_s", "Device and worker start", "s", False),
     Metric("weight_load_s", "Model weight load", "s", False),
     Metric("memory_profiling_s", "Memory profiling", "s", False),
@@ -70,6 +70,7 @@ STARTUP = (
     Metric("other_s", "Not attributed", "s", False),
     Metric("total_s", "Total start-up", "s", False),
     Metric("first_token_s", "First token after that", "s", False),
+    Metric("steady_token_s", "First token of a later request", "s", False, 3),
 )
 """The stages of a start-up. The first nine add up to the total, which ends when the server says
 that it is healthy."""

@@ -26,6 +26,13 @@ COMMANDS = {
         "As `bench ab` with an arm for each feature of the plugin, against the plugin without "
         "them. Exit codes as there.",
     ),
+    "startup": (
+        "bench_startup",
+        "how long a server takes to start, by stage, cold and warm",
+        "Start the servers of two arms in turns and divide each start into stages: imports, "
+        "configuration, weights, memory profiling, compilation, graph capture, warm-up, first "
+        "token. Exit codes as `bench ab`.",
+    ),
     "calibrate-client": (
         "bench_client",
         "how fast the load generator is by itself on this machine",

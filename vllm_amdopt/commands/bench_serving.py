@@ -95,7 +95,7 @@ def _run(options: argparse.Namespace, environment: Mapping[str, str]) -> int:
     reporter = Reporter(sys.stderr, options.progress)
     locks = Locks(lock_directory(environment))
     try:
-        with _own_directory(out), _interruptible():
+        with own_directory(out), interruptible():
             choice = choose_gpus(
                 options.gpus,
                 wanted_count((*plan.serve_arguments, *plan.arms[-1].serve_arguments)),
@@ -247,7 +247,7 @@ def _begin(
 
 
 @contextmanager
-def _own_directory(out: Path) -> Iterator[None]:
+def own_directory(out: Path) -> Iterator[None]:
     """The directory, for this run alone."""
     out.mkdir(parents=True, exist_ok=True)
     descriptor = os.open(out / "LOCK", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
@@ -264,7 +264,7 @@ def _own_directory(out: Path) -> Iterator[None]:
 
 
 @contextmanager
-def _interruptible() -> Iterator[None]:
+def interruptible() -> Iterator[None]:
     """A polite end from outside (a container that stops) is treated as Ctrl-C."""
 
     def stop(number: int, frame: object) -> None:

@@ -22,14 +22,16 @@ from vllm_amdopt.bench.report.content import (
 from vllm_amdopt.bench.report.curves import capacity, curves, memory, run_order
 from vllm_amdopt.bench.report.limits import limits, set_aside_lines
 from vllm_amdopt.bench.report.serving import (
+    arms_table,
     banner,
+    banner_of_many,
     metric_tables,
     overview,
     spread_table,
 )
 from vllm_amdopt.bench.report.startup import startup_section
 from vllm_amdopt.bench.statistics import summary
-from vllm_amdopt.run_record import RunRecord, Table
+from vllm_amdopt.run_record import Arm, RunRecord, Table
 
 KIND_TITLES = {
     "serving_ab": "Serving, A/B",
@@ -42,6 +44,9 @@ KIND_TITLES = {
 }
 
 ORDER = tuple(KIND_TITLES)
+
+MOST_BANNERS = 2
+"""With more candidates there is one verdict on all of them, and a table."""
 
 OUTCOME_HEADLINES = {"passed": "passed", "failed": "failed", "inconclusive": "no conclusion"}
 
@@ -85,6 +90,8 @@ def _banners(analysis: Analysis) -> list[Banner]:
         headline = f"{_title(record)}: {OUTCOME_HEADLINES[outcome]}"
         return [Banner(outcome, headline, record.conclusion.sentence)]
     if record.kind.startswith(("serving", "startup")):
+        if len(analysis.comparisons) > MOST_BANNERS:
+            return [banner_of_many(analysis)]
         return [banner(analysis, comparison) for comparison in analysis.comparisons]
     return []
 
@@ -93,10 +100,14 @@ def _parts(analysis: Analysis) -> list[Section]:
     record = analysis.record
     parts: list[Section | None] = []
     several = len(analysis.comparisons) > 1
+    if several:
+        parts.append(arms_table(analysis))
     for comparison in analysis.comparisons:
+        if comparison.unsupported:
+            continue
         if record.kind == "startup":
             found = [startup_section(comparison), spread_table(comparison), memory(comparison)]
-        elif record.kind.startswith("serving"):
+        else:
             found = [
                 overview(comparison),
                 metric_tables(comparison),
@@ -105,8 +116,6 @@ def _parts(analysis: Analysis) -> list[Section]:
                 memory(comparison),
                 _stability(comparison),
             ]
-        else:
-            found = []
         name = f" ({comparison.candidate})" if several else ""
         parts += [replace(part, title=part.title + name) for part in found if part is not None]
     parts.append(section("Results", _tables(record) or _generic(analysis)))
@@ -185,8 +194,11 @@ def _environment(record: RunRecord) -> Section | None:
     if evidence:
         blocks.append(Paragraph("What shows that the treatment was active, and where it was not:"))
         blocks.append(Bullets(evidence))
+    plain = {name: value for name, value in record.workload.items() if not _is_nested(value)}
+    nested = {name: value for name, value in record.workload.items() if _is_nested(value)}
     for title, facts in (
-        ("Workload", record.workload),
+        ("Workload", plain),
+        ("Workload in detail", nested),
         ("Machine", record.machine),
         ("Software", record.software),
     ):
@@ -194,6 +206,10 @@ def _environment(record: RunRecord) -> Section | None:
         if rows:
             blocks.append(Grid(title, (title, ""), rows, folded=title != "Workload"))
     return section("Environment", blocks)
+
+
+def _is_nested(value: Any) -> bool:
+    return isinstance(value, Mapping | list | tuple)
 
 
 def flat(facts: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
@@ -219,17 +235,19 @@ def _reproduce(record: RunRecord) -> Section | None:
     if not lines:
         return None
     blocks: list[Block] = [Commands(tuple(lines))]
-    servers = [
-        " ".join(
-            [f"{name}={shlex.quote(value)}" for name, value in arm.environment.items()]
-            + ["vllm serve", *(shlex.quote(word) for word in arm.serve_arguments)]
-        )
-        for arm in record.arms
-        if arm.serve_arguments
-    ]
+    servers = [_server_command(record, arm) for arm in record.arms if arm.serve_arguments]
     if servers:
         blocks += [Paragraph("The servers of the arms:"), Commands(tuple(servers))]
     return section("Commands to reproduce", blocks)
+
+
+def _server_command(record: RunRecord, arm: Arm) -> str:
+    model = str(record.workload.get("model", ""))
+    words = [model] if model and model not in arm.serve_arguments else []
+    return " ".join(
+        [f"{name}={shlex.quote(value)}" for name, value in arm.environment.items()]
+        + ["vllm serve", *(shlex.quote(word) for word in (*words, *arm.serve_arguments))]
+    )
 
 
 def verdict_line(report: Report) -> str:

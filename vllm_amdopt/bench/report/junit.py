@@ -39,6 +39,9 @@ def _cases(suite: ElementTree.Element, record: RunRecord) -> None:
     elif record.kind.startswith(("serving", "startup")):
         for comparison in analyse(record).comparisons:
             where = f"{comparison.candidate} against {comparison.baseline}"
+            if comparison.unsupported:
+                _case(suite, record, where, "skipped", comparison.unsupported)
+                continue
             if comparison.invalid:
                 _case(suite, record, where, "error", comparison.invalid)
             judged = dict.fromkeys((*comparison.primary, *comparison.gates))

@@ -1,7 +1,7 @@
 """What a serving record shows in words and tables: the verdict, metrics by level, spread."""
 
 from vllm_amdopt.bench.analysis import Analysis, Cell, Comparison
-from vllm_amdopt.bench.levels import LOADS
+from vllm_amdopt.bench.levels import LOADS, Level
 from vllm_amdopt.bench.metrics import ALL, SERVING
 from vllm_amdopt.bench.report import words
 from vllm_amdopt.bench.report.content import (
@@ -58,6 +58,46 @@ def banner(analysis: Analysis, comparison: Comparison) -> Banner:
         _sentence(comparison),
         tuple(_facts(analysis, comparison)),
     )
+
+
+def banner_of_many(analysis: Analysis) -> Banner:
+    """One verdict on several candidates; `arms_table` has a line for each."""
+    baseline = analysis.record.arms[0].name
+    groups: dict[str, list[str]] = {}
+    for comparison in analysis.comparisons:
+        said = "left out" if comparison.unsupported else comparison.outcome
+        groups.setdefault(said, []).append(comparison.candidate)
+    sentence = "; ".join(f"{said}: {words.listed(names)}" for said, names in groups.items())
+    headline = f"{len(analysis.comparisons)} arms against {baseline}"
+    return Banner(analysis.outcome, headline, f"{sentence}.")
+
+
+def arms_table(analysis: Analysis) -> Section | None:
+    """The primary metric of every candidate against the baseline."""
+    rows = []
+    for comparison in analysis.comparisons:
+        cells = comparison.primary
+        if comparison.unsupported or comparison.invalid or not cells:
+            why = comparison.unsupported or comparison.invalid
+            rows.append((Text(comparison.candidate), Text(""), Text(""), Text(""), Text(why)))
+            continue
+        for cell in cells:
+            change = cell.improvement
+            tone = words.tone_of(cell)
+            ends = "" if change is None else words.interval(change.low, change.high)
+            rows.append(
+                (
+                    Text(comparison.candidate),
+                    Text("–" if change is None else words.percent(change.value), tone, True),
+                    Text(ends, tone, numeric=True),
+                    Text(words.p_value(cell), numeric=True),
+                    Text(cell.verdict or "", tone),
+                )
+            )
+    head = ("Arm", "Improvement", "interval", "p", "Verdict")
+    title = f"{analysis.record.judgement.primary}, against {analysis.record.arms[0].name}"
+    note = "Each line is judged alone: with many arms one will look better or worse by chance."
+    return section("Arms", [Grid(title, head, tuple(rows), note)] if rows else [])
 
 
 def _sentence(comparison: Comparison) -> str:
@@ -128,12 +168,12 @@ def overview(comparison: Comparison) -> Section | None:
     head = [level.label if several else level.short_label for level in comparison.levels]
     rows = []
     for metric in metrics:
-        cells = [comparison.cell(level, metric) for level in (*comparison.levels, None)]
+        cells = [comparison.cell(level, metric) for level in _with_all(comparison)]
         rows.append((Text(metric.title), *(_effect_cell(cell) for cell in cells)))
     load = next((level.load_name for level in comparison.levels if level.load_name), None)
     grid = Grid(
         "Improvement by level",
-        ("Metric", *head, "all levels"),
+        ("Metric", *head, *(["all levels"] if len(head) > 1 else [])),
         tuple(rows),
         note=(f"Columns: {LOADS[load]}. " if load and not several else "")
         + "Green and red are proven by their intervals; grey is not. The metric that was declared "
@@ -141,6 +181,11 @@ def overview(comparison: Comparison) -> Section | None:
         "exploratory.",
     )
     return section("Overview", [_forest(comparison), grid if rows else None])
+
+
+def _with_all(comparison: Comparison) -> tuple[Level | None, ...]:
+    """The levels, and None for all of them where there are several."""
+    return (*comparison.levels, None) if len(comparison.levels) > 1 else comparison.levels
 
 
 def _effect_cell(cell: Cell) -> Text:
@@ -154,7 +199,7 @@ def _forest(comparison: Comparison) -> Forest | None:
     metric = comparison.primary_metric
     rows = []
     single = len({level.group for level in comparison.levels}) == 1
-    for level in (*comparison.levels, None):
+    for level in _with_all(comparison):
         cell = comparison.cells.get((None if level is None else level.key, metric.name))
         if cell is None or cell.improvement is None:
             continue

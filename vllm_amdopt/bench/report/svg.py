@@ -1,7 +1,7 @@
 """Charts as inline SVG: text and colours come from the page's style sheet, nothing from outside."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from html import escape
 
@@ -9,7 +9,7 @@ from vllm_amdopt.bench.report.content import Bars, Chart, Forest, Point
 
 WIDTH, HEIGHT = 520, 310
 LEFT, RIGHT, TOP, BOTTOM = 70, 26, 12, 46
-WIDE = 680
+WIDE = 580
 """Of charts with names on their left: forests and bars."""
 
 
@@ -176,7 +176,7 @@ def forest_svg(forest: Forest) -> str:
     """One line for each effect, its interval around no effect, the margin as a band."""
     row, top = 30, 10
     height = top + row * len(forest.rows) + 46
-    label_width = 190
+    label_width = _room([label for label, *_ in forest.rows])
     values = [0.0, forest.margin, -forest.margin]
     for _, value, low, high, _ in forest.rows:
         values += [value, *(end for end in (low, high) if end is not None)]
@@ -197,8 +197,7 @@ def forest_svg(forest: Forest) -> str:
     parts.append(_text((x.start + x.end) / 2, height - 8, forest.x_title, "middle", "axis"))
     for index, (label, value, low, high, tone) in enumerate(forest.rows):
         middle = top + row * index + row / 2
-        shown = label if len(label) <= 28 else "…" + label[-27:]
-        parts.append(_text(label_width, middle + 4, shown, "end", "row"))
+        parts.append(_text(label_width, middle + 4, _short(label), "end", "row"))
         if low is not None and high is not None:
             parts.append(
                 f'<line class="interval {tone}" x1="{x.at(low):.1f}" x2="{x.at(high):.1f}" '
@@ -217,7 +216,8 @@ def forest_svg(forest: Forest) -> str:
 
 def bars_svg(bars: Bars) -> str:
     """Stacked bars, the parts in the order in which they happen."""
-    row, top, label_width = 34, 8, 150
+    row, top = 34, 8
+    label_width = _room([bar.name for bar in bars.bars])
     height = top + row * len(bars.bars) + 40
     longest = max(sum(amount for _, amount in bar.parts) for bar in bars.bars)
     ticks = nice_ticks(0, longest)
@@ -231,7 +231,7 @@ def bars_svg(bars: Bars) -> str:
     parts.append(_text((x.start + x.end) / 2, height - 4, bars.unit, "middle", "axis"))
     for index, bar in enumerate(bars.bars):
         start, y = 0.0, top + row * index + 5
-        parts.append(_text(label_width, y + 16, bar.name[-22:], "end", "row"))
+        parts.append(_text(label_width, y + 16, _short(bar.name), "end", "row"))
         for name, amount in bar.parts:
             begin, end = x.at(start), x.at(start + max(amount, 0))
             said = f"{bar.name}, {name}: {amount:.2f} {bars.unit}"
@@ -244,6 +244,19 @@ def bars_svg(bars: Bars) -> str:
         parts.append(_text(x.at(start) + 6, y + 16, f"{start:.1f} {bars.unit}", "start", "row"))
     parts.append("</svg>")
     return "".join(parts)
+
+
+LONGEST_NAME = 28
+
+
+def _short(name: str) -> str:
+    """The end of a name tells levels apart."""
+    return name if len(name) <= LONGEST_NAME else "…" + name[1 - LONGEST_NAME :]
+
+
+def _room(names: Iterable[str]) -> float:
+    """The width of the longest of these names, at 7.4 for a letter of 13 pixels."""
+    return 7.4 * max(len(_short(name)) for name in names) + 4
 
 
 def _open(width: float, height: float, title: str) -> str:
