@@ -1,4 +1,4 @@
-"""What the vLLM on the path does in the places that the patches change; prints one JSON object.
+"""What vLLM does in the places that the patches change; prints one JSON object.
 
 A program for test_patches.py, not a test: it runs once with the installed vLLM and once with a
 patched overlay of it. vLLM's own code runs, on its CPU platform. Where ROCm matters (the offload
@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import sys
 import types
 import uuid
 from typing import Any
@@ -184,7 +185,9 @@ def startup_plan() -> Any:
 
 
 def main() -> None:
-    """Ask everything; print the answers last."""
+    """Ask everything, of the vLLM in the folder named on the command line if there is one; print
+    the answers last."""
+    sys.path[:0] = sys.argv[1:]
     import vllm
 
     answer = {

@@ -10,14 +10,14 @@ import ast
 import json
 import os
 import shutil
-import subprocess
-import sys
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from tests.integration.forked_programs import ForkedPrograms
 from vllm_amdopt import cli
 from vllm_amdopt.patching.changes import changes_of, make_changes
 from vllm_amdopt.patching.installation import (
@@ -243,41 +243,38 @@ def test_all_at_once(copy: Installation) -> None:
 # --- what vLLM does without and with them --------------------------------------------------------
 
 
-def answers(folder: Path | None) -> dict[str, Any]:
+def answers(programs: ForkedPrograms, *folder: str) -> dict[str, Any]:
     """What patched_vllm_program says with the installed vLLM, or with the overlay in `folder`."""
-    path = [str(ROOT)] if folder is None else [str(folder), str(ROOT)]
-    kept = {k: v for k, v in os.environ.items() if not k.startswith(("VLLM_", "HF_"))}
-    done = subprocess.run(
-        [sys.executable, "-m", "tests.patched_vllm_program"],
-        capture_output=True,
-        text=True,
-        cwd=ROOT,
-        env={
-            **kept,
-            "PYTHONPATH": os.pathsep.join(path),
-            "VLLM_PLUGINS": "",
-            "VLLM_LOGGING_LEVEL": "WARNING",
-            "OMP_NUM_THREADS": "1",
-        },
+    output = programs.run(
+        "tests.patched_vllm_program",
+        *folder,
+        VLLM_PLUGINS="",
+        VLLM_LOGGING_LEVEL="WARNING",
+        OMP_NUM_THREADS="1",
     )
-    assert done.returncode == 0, done.stderr[-4000:]
-    return dict(json.loads(done.stdout.splitlines()[-1]))
+    return dict(json.loads(output.splitlines()[-1]))
 
 
 @pytest.fixture(scope="module")
-def stock() -> dict[str, Any]:
-    return answers(None)
+def programs() -> Iterator[ForkedPrograms]:
+    with ForkedPrograms() as running:
+        yield running
 
 
 @pytest.fixture(scope="module")
-def patched(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+def stock(programs: ForkedPrograms) -> dict[str, Any]:
+    return answers(programs)
+
+
+@pytest.fixture(scope="module")
+def patched(programs: ForkedPrograms, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """From an overlay: so that an overlay is known to work with the real vLLM, too."""
     installation = find_installation()
     fitting = [f for f in (examine(p, installation) for p in MANIFEST.patches) if f.release]
     folder = tmp_path_factory.mktemp("overlay") / "vllm"
     changes = changes_of(MANIFEST, fitting, installation, reverse=False)
     make_overlay(installation, changes, folder, [f.patch.name for f in fitting])
-    found = answers(folder)
+    found = answers(programs, str(folder))
     assert Path(found["vllm"]).parents[1] == folder
     return found
 
