@@ -31,9 +31,13 @@ QUESTIONS = 40
 """Of each task that the model was trained for."""
 
 VARIABLE = "STEP_FLOOR_MILLISECONDS"  # what tests/step_floor.py reads
-FLOOR = 60.0
+FLOOR = 200.0
 SLOWED = 1.1 * FLOOR
-"""Milliseconds of every step; 10 % more is a server slowed by 10 %."""
+"""Milliseconds of every step; 10 % more is a server slowed by 10 %.
+
+Much more than the few that a step of the small model takes, because what other processes on the
+machine add to a step is noise: up to 12 ms where 18 of them shared its two cores.
+"""
 
 SERVE = (
     "--max-model-len 512 --kv-cache-memory-bytes 64M --enforce-eager "
@@ -68,7 +72,7 @@ def questions(out: Path) -> Path:
 def steps(out: Path, blocks: int) -> list[Step]:
     """In the order in which they run; the last one reports on all before."""
     load = (
-        f"--model {MODEL} --workload random:16/24 --concurrency 4 --prompts 16 --gpus none "
+        f"--model {MODEL} --workload random:16/12 --concurrency 4 --prompts 12 --gpus none "
         f"--primary output_throughput@4 --blocks {blocks} --resume --wait-gpus 1h "
         f"--serve-args {shlex.quote(SERVE)}"
     )
