@@ -52,7 +52,7 @@ def test_a_budget_has_a_matrix_instruction_where_the_source_multiplies(variant):
     kernel = inspect.getsource(variant.kernel.fn)
     assert set(variant.budgets) == set(codegen.ARCHITECTURES)
     for budget in variant.budgets.values():
-        assert ("tl.dot" in kernel) == bool(budget.matrix)
+        assert ("tl.dot" in kernel or "AMDMFMALayout" in kernel) == bool(budget.matrix)
 
 
 @pytest.mark.parametrize(
@@ -91,7 +91,7 @@ KEPT = codegen.CodegenReport(
     loop_loads={128: 8, 32: 1},
     loop_full_waits=1,
 )
-BUDGET = Budget(4, "f32_16x16x16_bf16", {32: 1}, 1)
+BUDGET = Budget(4, "f32_16x16x16_bf16", {32: 1}, 1, wave_private=True)
 
 
 @pytest.mark.parametrize(
@@ -112,6 +112,7 @@ BUDGET = Budget(4, "f32_16x16x16_bf16", {32: 1}, 1)
         pytest.param({"loop_loads": {128: 8, 32: 2}}, "2 loads of the main loop", id="more-narrow"),
         pytest.param({"loop_full_waits": 2}, "2 times, not 1", id="full-waits"),
         pytest.param({"loop_serial_loads": 1}, "1 loads of the main loop", id="serial-loads"),
+        pytest.param({"loop_shared": 2}, "2 instructions of the main loop", id="shared"),
     ],
 )
 def test_what_is_over_budget_is_said(change, words):
@@ -155,6 +156,9 @@ def test_the_main_loop_is_the_one_that_multiplies():
     assert [instruction.waits_for_all_loads for instruction in loop].count(True) == 1
     assert assembly.serial_loads(loop) == 1
     assert assembly.accesses(code.instructions, "store") == {16: 1}
+    words = "s_barrier ds_read_b128 ds_write_b32 ds_bpermute_b32 v_add_f32"
+    lines = assembly.parse("\n".join(f"  {word} v0" for word in words.split())).instructions
+    assert [line.is_shared for line in lines] == [True, True, True, False, False]
     assert assembly.matrix_instructions(loop) == {"f32_16x16x16_bf16": 1}
     assert assembly.matrix_flops("f32_16x16x16_bf16") == 8192
 

@@ -56,7 +56,7 @@ SUITES: Mapping[str, Suite] = {
         attention_cases.check_attention,
         attention_cases.DECODE_CASES,
         attention_facts,
-        also=("group_20_token_major", "fp8"),
+        also=("group_20_token_major", "head_128_group_16_token_major", "fp8"),
     ),
     "paged_attention_prefill": Suite(
         attention_cases.check_attention,

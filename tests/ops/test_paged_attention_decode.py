@@ -170,8 +170,10 @@ def test_refusals_are_sentences(change: dict[str, object], expected: str) -> Non
 @pytest.mark.parametrize("more", [{}, {"has_sinks": True, "has_alibi": True, "query_len": 8}])
 def test_supported_is_chosen(gfx: str | None, more: dict[str, object]) -> None:
     choice = paged_attention_decode.OPERATION.choose(**SUPPORTED, gfx=gfx, **more)
-    assert choice.implementation is paged_attention_decode.OPERATION.implementations[0]
-    assert choice.refusals == {}
+    assert choice.implementation is not None
+    gluon = gfx is not None and not more
+    assert choice.implementation.name == ("gluon" if gluon else "triton")
+    assert set(choice.refusals) == (set() if gluon else {"gluon"})
 
 
 def test_calling_what_is_refused_raises_the_sentence() -> None:

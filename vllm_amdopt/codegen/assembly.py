@@ -27,6 +27,14 @@ class Instruction:
         return self.name.startswith(("v_mfma", "v_smfmac"))
 
     @property
+    def is_shared(self) -> bool:
+        """A barrier, or an access to LDS; exchanges between lanes (`ds_bpermute`) are neither."""
+        exchange = ("ds_bpermute", "ds_permute", "ds_swizzle")
+        return self.name == "s_barrier" or (
+            self.name.startswith("ds_") and not self.name.startswith(exchange)
+        )
+
+    @property
     def access(self) -> tuple[str, int] | None:
         """("load" or "store", bits per lane) of a vector memory access outside LDS and scratch."""
         found = _MEMORY.match(self.name)

@@ -22,9 +22,13 @@ class CodegenError(RuntimeError):
 def variants(name_part: str = "") -> Iterator[CodegenVariant]:
     """The CODEGEN_VARIANTS of every kernel file, those whose name contains name_part."""
     from vllm_amdopt import kernels
+    from vllm_amdopt.kernels import availability
 
-    for module in sorted(m.name for m in pkgutil.iter_modules(kernels.__path__)):
-        imported = importlib.import_module(f"{kernels.__name__}.{module}")
+    prefix = f"{kernels.__name__}."
+    for module in sorted(m.name for m in pkgutil.walk_packages(kernels.__path__, prefix)):
+        if module.startswith(f"{prefix}cdna.") and not availability.gluon_for_cdna():
+            continue
+        imported = importlib.import_module(module)
         for variant in getattr(imported, "CODEGEN_VARIANTS", ()):
             if name_part in variant.name:
                 yield variant
@@ -35,7 +39,7 @@ def compile_variant(variant: CodegenVariant, gfx: str) -> Any:
     try:
         from triton import knobs
         from triton.backends.compiler import GPUTarget
-        from triton.compiler import ASTSource, compile
+        from triton.compiler import compile
     except ImportError as error:
         raise CodegenError(
             f"Triton, which compiles the kernels, cannot be imported: {error}."
@@ -43,7 +47,8 @@ def compile_variant(variant: CodegenVariant, gfx: str) -> Any:
     if knobs.runtime.interpret:
         raise CodegenError("Triton's interpreter is on; unset TRITON_INTERPRET to compile kernels.")
     names = variant.kernel.arg_names
-    missing = [n for n in names if n not in variant.signature and n not in variant.constexprs]
+    constants = {**variant.constexprs, **variant.by_gfx.get(gfx, {})}
+    missing = [n for n in names if n not in variant.signature and n not in constants]
     if missing:
         raise CodegenError(
             f"{variant.name} gives no type or constant for {', '.join(missing)}; "
@@ -51,7 +56,7 @@ def compile_variant(variant: CodegenVariant, gfx: str) -> Any:
         )
     signature: dict[str, Any] = {}
     for name in names:
-        kind = "constexpr" if name in variant.constexprs else variant.signature[name]
+        kind = "constexpr" if name in constants else variant.signature[name]
         signature[name] = kind.replace("fp8", FP8[gfx]) if kind in ("fp8", "*fp8") else kind
     options = {
         "num_warps": variant.num_warps,
@@ -61,10 +66,10 @@ def compile_variant(variant: CodegenVariant, gfx: str) -> Any:
         "enable_fp_fusion": True,
     }
     try:
-        source = ASTSource(
+        source = _source_class(variant)(
             fn=variant.kernel,
             signature=signature,
-            constexprs=dict(variant.constexprs),
+            constexprs=constants,
             attrs=_attributes(variant, signature, gfx),
         )
         return compile(source, target=GPUTarget("hip", gfx, 64), options=options)
@@ -73,6 +78,17 @@ def compile_variant(variant: CodegenVariant, gfx: str) -> Any:
         raise CodegenError(
             f"{variant.name} does not compile for {gfx}: {type(error).__name__}: {first}"
         ) from error
+
+
+def _source_class(variant: CodegenVariant) -> Any:
+    """What Triton takes a kernel of this language in: Triton itself, or Gluon."""
+    if variant.kernel.is_gluon():
+        from triton.experimental.gluon import GluonASTSource
+
+        return GluonASTSource
+    from triton.compiler import ASTSource
+
+    return ASTSource
 
 
 def _attributes(

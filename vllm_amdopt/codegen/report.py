@@ -25,7 +25,8 @@ class CodegenReport:
     registers (agpr) together. spills: vector registers, which go to memory; scalar_spills: scalar
     ones, which go to lanes of vector registers. loads and stores: bits per lane -> how many
     instructions. `loop_...` are those of the main loop, empty without one; loop_full_waits: its
-    `s_waitcnt vmcnt(0)`; loop_serial_loads: those that find one 128-bit load.
+    `s_waitcnt vmcnt(0)`; loop_serial_loads: those that find one 128-bit load; loop_shared: its
+    barriers, and its reads and writes of LDS.
     """
 
     variant: str
@@ -48,6 +49,7 @@ class CodegenReport:
     loop_loads: dict[int, int] = field(default_factory=dict)
     loop_full_waits: int = 0
     loop_serial_loads: int = 0
+    loop_shared: int = 0
 
 
 def report(variant: CodegenVariant, gfx: str) -> CodegenReport:
@@ -82,6 +84,7 @@ def read(text: str, variant: CodegenVariant, gfx: str, lds_bytes: int) -> Codege
         loop_loads=_widest_first(loop, "load"),
         loop_full_waits=sum(instruction.waits_for_all_loads for instruction in loop),
         loop_serial_loads=assembly.serial_loads(loop),
+        loop_shared=sum(instruction.is_shared for instruction in loop),
     )
 
 
@@ -132,6 +135,10 @@ def violations(made: CodegenReport, budget: Budget) -> list[str]:
         found.append(
             f"{made.loop_serial_loads} loads of the main loop are waited for one by one, not "
             f"{budget.serial_loads}."
+        )
+    if budget.wave_private and made.loop_shared:
+        found.append(
+            f"{made.loop_shared} instructions of the main loop are barriers or use LDS, not 0."
         )
     return found
 

@@ -11,6 +11,8 @@ from functools import cache
 from typing import Any
 
 from vllm_amdopt.integration.plugin import environment
+from vllm_amdopt.kernels import availability
+from vllm_amdopt.ops.operation import REFERENCE, Operation
 
 EMULATED = ("gfx942", "gfx950")
 
@@ -33,8 +35,30 @@ def cpu_engine() -> str | None:
 
 @cache
 def implementation() -> str:
-    """Which implementation of our operations this process runs: "triton" or "reference"."""
-    return "reference" if cpu_engine() == "reference" else "triton"
+    """What this process runs where an operation has one kernel: "triton", or "reference"."""
+    return REFERENCE if cpu_engine() == "reference" else "triton"
+
+
+@cache
+def gfx() -> str | None:
+    """The AMD GPU that this process runs kernels on, emulated ones included; None is another."""
+    engine = cpu_engine()
+    if engine is not None:
+        return engine if engine in EMULATED else None
+    return availability.current_gfx()
+
+
+@cache
+def chosen(operation: Operation, **facts: Any) -> str:
+    """The first implementation of the operation that does not refuse these facts here.
+
+    Facts: the keywords of `Implementation.refusal` but gfx. Decided once per layer shape. Where all
+    refuse, it is `implementation()`, whose launch says why.
+    """
+    if implementation() == REFERENCE:
+        return REFERENCE
+    choice = operation.choose(**facts, gfx=gfx())
+    return choice.implementation.name if choice.implementation else implementation()
 
 
 @cache

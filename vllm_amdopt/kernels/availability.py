@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import inspect
 from functools import cache
 
 
@@ -23,3 +24,36 @@ def interpreted() -> bool:
     from triton import knobs
 
     return bool(knobs.runtime.interpret)
+
+
+@cache
+def gluon_for_cdna() -> bool:
+    """True where Triton has Gluon, Triton's lower dialect, with what `kernels/cdna` uses of it."""
+    try:
+        from triton.experimental import gluon
+        from triton.experimental.gluon import language
+    except ImportError:
+        return False
+    places = (
+        (gluon, "constexpr_function"),
+        (language, "DistributedLinearLayout"),
+        (getattr(language, "amd", None), "AMDMFMALayout"),
+        (getattr(getattr(language, "amd", None), "cdna3", None), "mfma"),
+        (getattr(getattr(language, "amd", None), "hint", None), "sched_barrier"),
+    )
+    if not all(hasattr(module, name) for module, name in places):
+        return False
+    return "assert_trivial" in inspect.signature(language.convert_layout).parameters
+
+
+def current_gfx() -> str | None:
+    """The AMD GPU that Triton would compile for now, emulated ones included; None is another."""
+    if not triton_installed():
+        return None
+    from triton.runtime import driver
+
+    try:
+        target = driver.active.get_current_target()
+    except RuntimeError:  # no GPU of any kind
+        return None
+    return str(target.arch).partition(":")[0] if target.backend == "hip" else None

@@ -27,7 +27,8 @@ class Budget:
     way (`s_waitcnt vmcnt(0)`): each is a trip to memory that nothing hides except other waves.
     serial_loads: 128-bit loads of the main loop that such a wait finds alone under way.
     scalar_spills: scalar registers that may be kept in lanes of vector registers, at most.
-    The aim of the last three is 0; more is what a kernel costs today, written down so that it
+    wave_private: the main loop holds neither a barrier nor a read or write of LDS.
+    The aim of full_waits, serial_loads and scalar_spills is 0; more is what a kernel costs today, written down so that it
     cannot grow unnoticed.
     """
 
@@ -37,6 +38,7 @@ class Budget:
     full_waits: int = 0
     serial_loads: int = 0
     scalar_spills: int = 0
+    wave_private: bool = False
 
 
 @dataclass(frozen=True)
@@ -52,7 +54,7 @@ class CodegenVariant:
     `over_2_gib` names the pointers whose storage is larger than that in serving, as a KV cache's
     is: all others are addressed with 32 bits, which takes fewer registers.
     `constexprs` holds every compile-time argument; `None` stands for an optional
-    pointer that is absent. `waves_per_eu` 0 leaves occupancy to the compiler.
+    pointer that is absent; `by_gfx` further ones that differ between chips. `waves_per_eu` 0 leaves occupancy to the compiler.
     `budgets`: gfx -> what the machine code has to keep there.
     """
 
@@ -65,4 +67,5 @@ class CodegenVariant:
     waves_per_eu: int = 0
     divisible_by_16: tuple[str, ...] = ()
     over_2_gib: tuple[str, ...] = ()
+    by_gfx: Mapping[str, Mapping[str, object]] = field(default_factory=dict)
     budgets: Mapping[str, Budget] = field(default_factory=dict)

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from vllm_amdopt.ops import paged_attention_decode_cdna as cdna
 from vllm_amdopt.ops import paged_attention_prefill, refusals
 from vllm_amdopt.ops.compute_units import compute_units
 from vllm_amdopt.ops.operation import Implementation, Operation, RefusedError
@@ -266,5 +267,8 @@ def launch(
 OPERATION = Operation(
     name="paged_attention_decode",
     reference=reference,
-    implementations=(Implementation("triton", launch, refusal),),
+    implementations=(
+        Implementation("gluon", cdna.launch, cdna.refusal),
+        Implementation("triton", launch, refusal),
+    ),
 )

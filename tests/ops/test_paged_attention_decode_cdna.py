@@ -1,0 +1,86 @@
+"""Decode attention in Gluon: what the cases of tests/kernels do not hold, and refusals."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from triton import knobs
+
+from tests.ops.attention_cases import DECODE_CASES, check_attention
+from vllm_amdopt.emulator.launch import emulate
+from vllm_amdopt.kernels import availability
+from vllm_amdopt.ops import paged_attention_decode_cdna as cdna
+from vllm_amdopt.ops.operation import RefusedError
+
+BY_NAME = {case.name: case for case in DECODE_CASES}
+
+SUPPORTED = {
+    "head_size": 128,
+    "num_heads": 32,
+    "num_kv_heads": 8,
+    "block_size": 16,
+    "dtype": torch.bfloat16,
+    "gfx": "gfx942",
+}
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        pytest.param({"gfx": None}, "this is no AMD GPU", id="no_gpu"),
+        pytest.param({"gfx": "gfx1100"}, "this is gfx1100", id="rdna"),
+        pytest.param({"dtype": torch.float32}, "no form for float32", id="dtype"),
+        pytest.param({"cache_dtype": torch.float8_e4m3fnuz}, "float8_e4m3fnuz and", id="fp8"),
+        pytest.param({"head_size": 32}, "head size 32", id="head_size"),
+        pytest.param({"num_heads": 136}, "not 136 for 8", id="group_17"),
+        pytest.param({"num_heads": 12}, "not 12 for 8", id="uneven"),
+        pytest.param({"block_size": 4}, "not 4", id="small_block"),
+        pytest.param({"block_size": 24}, "not 24", id="odd_block"),
+        pytest.param({"query_len": 2}, "2 query tokens", id="several_tokens"),
+        pytest.param({"has_sinks": True}, "no attention sinks", id="sinks"),
+        pytest.param({"has_alibi": True}, "no ALiBi", id="alibi"),
+        pytest.param({"has_scales": True}, "no scales", id="scales"),
+    ],
+)
+def test_refusals_are_sentences(change: dict[str, object], expected: str) -> None:
+    assert cdna.refusal(**SUPPORTED) is None
+    sentence = cdna.refusal(**(SUPPORTED | change))
+    assert sentence is not None
+    assert expected in sentence
+    assert sentence.endswith("the portable kernel takes it.")
+
+
+def test_the_interpreter_is_refused() -> None:
+    with knobs.runtime.scope():
+        knobs.runtime.interpret = True
+        assert "interpreter" in (cdna.refusal(**SUPPORTED) or "")
+
+
+def test_a_triton_without_what_the_kernels_use_is_refused(monkeypatch) -> None:
+    from triton.experimental.gluon import language
+
+    monkeypatch.delattr(language.amd, "hint")
+    availability.gluon_for_cdna.cache_clear()
+    try:
+        assert "this Triton has no Gluon" in (cdna.refusal(**SUPPORTED) or "")
+    finally:
+        availability.gluon_for_cdna.cache_clear()
+
+
+def test_without_an_amd_gpu_a_launch_is_refused() -> None:
+    with pytest.raises(RefusedError, match="this is no AMD GPU"):
+        check_attention(BY_NAME["single_row"], torch.bfloat16, cdna.launch)
+
+
+def test_the_waves_of_a_workgroup_meet_only_to_merge() -> None:
+    """As many barriers and LDS accesses for ten tiles as for one."""
+    counts = []
+    for length in (100, 1280):
+        case = BY_NAME["single_row"].__class__("one", (length,), 8, 2, 64, 16, splits=1)
+        with emulate("gfx942") as device:
+            assert check_attention(case, torch.bfloat16, cdna.launch) is None
+        counts.append(device.launches[-1])
+    short, long = (launch["bytes"] for launch in counts)
+    assert long["lds_load"] == short["lds_load"] > 0
+    assert long["lds_store"] == short["lds_store"] > 0
+    assert long["global_load"] > 5 * short["global_load"]

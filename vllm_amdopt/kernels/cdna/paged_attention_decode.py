@@ -1,0 +1,497 @@
+"""Attention of one new token per sequence over a paged cache, for CDNA's matrix cores (Gluon).
+
+The algorithm of the portable kernels of the same name. What differs: each wave attends to 32 tokens
+of its own, loaded straight into the operands of the matrix instructions while the tile before them
+is attended to; the main loop has neither LDS traffic nor a barrier. `split_kernel` attends to a part
+of the keys, `reduce_kernel` merges the parts.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import triton
+from triton.experimental import gluon
+from triton.experimental.gluon import language as gl
+
+from vllm_amdopt.kernels.cdna.tiles import (
+    axis_index,
+    group_pages,
+    key_layout,
+    load_keys,
+    load_values,
+    numbers,
+    output_layout,
+    parts_layout,
+    value_layout,
+)
+from vllm_amdopt.kernels.soft_cap import base2_scores
+from vllm_amdopt.kernels.variants import Budget, CodegenVariant
+
+GENERATION = {"gfx942": 3, "gfx950": 4}
+"""gfx -> generation of CDNA, which names the matrix instructions."""
+
+WAVE_TOKENS = 32
+"""Tokens that a wave attends to at a time."""
+
+
+@dataclass(frozen=True)
+class LaunchConfig:
+    """A workgroup of `waves` attends to `tile` tokens at a time, with 16 query heads (padded)."""
+
+    waves: int
+    waves_per_eu: int
+    why: str
+
+    @property
+    def tile(self) -> int:
+        return self.waves * WAVE_TOKENS
+
+
+def choose_config(head_size: int) -> LaunchConfig:
+    """The launch for a head size; neither the batch nor the number of heads changes it."""
+    padded = triton.next_power_of_2(head_size)
+    return LaunchConfig(
+        waves=4,
+        waves_per_eu={64: 4, 128: 2, 256: 1}[padded],
+        why=(
+            "one wave per SIMD, so that workgroups of one tile still use the whole compute unit; "
+            "a wave's 32 keys and values, the ones in use and the ones under way, take a quarter, "
+            "half or all of the registers"
+        ),
+    )
+
+
+def padded_splits(splits: int) -> int:
+    """The reduce kernel's number of parts: the next power of two, at least 2."""
+    return max(2, triton.next_power_of_2(splits))
+
+
+@gluon.jit
+def visible_start(low, TILE: gl.constexpr):
+    """First token of the tile that holds the first visible one."""
+    return low // TILE * TILE
+
+
+@gluon.jit
+def first_visible(seq_len, window, HAS_WINDOW: gl.constexpr):
+    """The first token that the last token of the sequence sees."""
+    if HAS_WINDOW:
+        return gl.maximum(seq_len - window, 0)
+    else:
+        return seq_len * 0
+
+
+@gluon.jit
+def keys_times_query(key, query, mma: gl.constexpr):
+    """Products [W, 32, 16]; row i * 16 + r belongs to token (r // 4) * 8 + i * 4 + r % 4."""
+    W: gl.constexpr = key.shape[0]
+    key = gl.reshape(numbers(key, query.dtype), [W, 32, key.shape[3] * 2])
+    key = gl.convert_layout(key, gl.DotOperandLayout(0, mma, 8), assert_trivial=True)
+    return gl.amd.cdna3.mfma(key, query, gl.full([W, 32, 16], 0.0, gl.float32, mma))
+
+
+@gluon.jit
+def softmax_step(scores, maximum, denominator, dtype: gl.constexpr, mma: gl.constexpr):
+    """(weights as the B operand, correction, new maximum [W, 16], new denominator).
+
+    The denominator is [W, 16, 16]: each lane sums the rows it has, and the lanes are summed once,
+    at the end.
+    """
+    W: gl.constexpr = scores.shape[0]
+    new_maximum = gl.maximum(maximum, gl.max(scores, 1))
+    correction = gl.exp2(maximum - new_maximum)
+    weights = gl.exp2(scores - gl.expand_dims(new_maximum, 1))
+    rows = gl.sum(gl.reshape(weights, [W, 2, 16, 16]), 1)
+    rows = gl.convert_layout(rows, mma, assert_trivial=True)
+    denominator = denominator * gl.expand_dims(correction, 1) + rows
+    weights = gl.reshape(weights.to(dtype), [W, 2, 4, 4, 16])
+    weights = gl.reshape(gl.permute(weights, [0, 2, 1, 3, 4]), [W, 32, 16])
+    weights = gl.convert_layout(weights, gl.DotOperandLayout(1, mma, 8), assert_trivial=True)
+    return weights, correction, new_maximum, denominator
+
+
+@gluon.jit
+def add_values(accumulator, value, weights, correction, mma: gl.constexpr):
+    """accumulator [W, D, 16] * correction + values @ weights.
+
+    Row (d % n) * 16 + d // n of the accumulator is element d of the head, where a lane holds n
+    neighbours: so the values need no exchange between lanes, only 16-bit halves change places.
+    """
+    W: gl.constexpr = value.shape[0]
+    D: gl.constexpr = value.shape[3] * 2
+    value = gl.reshape(numbers(value, weights.dtype), [W, 4, 8, 16, D // 16])
+    value = gl.reshape(gl.permute(value, [0, 4, 3, 1, 2]), [W, D, 32])
+    value = gl.convert_layout(value, gl.DotOperandLayout(0, mma, 8), assert_trivial=True)
+    accumulator = accumulator * gl.expand_dims(correction, 1)
+    return gl.amd.cdna3.mfma(value, weights, accumulator)
+
+
+@gluon.jit(do_not_specialize=["window", "splits", "table_stride"])
+def split_kernel(
+    query_ptr,
+    k_cache_ptr,
+    v_cache_ptr,
+    zeros_ptr,
+    block_table_ptr,
+    seq_lens_ptr,
+    out_ptr,
+    partial_ptr,
+    partial_lse_ptr,
+    score_scale,
+    cap_log2,
+    window,
+    splits,
+    table_stride,
+    query_stride_seq,
+    query_stride_head,
+    k_stride_block,
+    k_stride_head,
+    k_stride_row,
+    v_stride_block,
+    v_stride_head,
+    v_stride_row,
+    out_stride_seq,
+    out_stride_head,
+    KV_HEADS: gl.constexpr,
+    GROUP: gl.constexpr,
+    HEAD_SIZE: gl.constexpr,
+    BLOCK_SIZE: gl.constexpr,
+    W: gl.constexpr,
+    CDNA: gl.constexpr,
+    DIRECT: gl.constexpr,
+    HAS_WINDOW: gl.constexpr,
+    HAS_SOFT_CAP: gl.constexpr,
+):
+    """Grid (seqs, KV_HEADS, splits); arguments and results as in the portable kernel, and
+    zeros: a row of them, of the padded head size, in the cache's dtype; W: waves.
+    """
+    HEAD_PAD: gl.constexpr = triton.next_power_of_2(HEAD_SIZE)
+    WORDS: gl.constexpr = HEAD_SIZE // 2
+    WORDS_PAD: gl.constexpr = HEAD_PAD // 2
+    TILE: gl.constexpr = 32 * W
+    mma: gl.constexpr = gl.amd.AMDMFMALayout(
+        version=CDNA,
+        instr_shape=[16, 16, 16 if CDNA == 3 else 32],
+        transposed=False,
+        warps_per_cta=[W, 1, 1],
+    )
+    sequence = gl.program_id(0).to(gl.int64)
+    kv_head = gl.program_id(1)
+    split = gl.program_id(2)
+    seq_len = gl.load(seq_lens_ptr + sequence)
+    low = first_visible(seq_len, window, HAS_WINDOW)
+    start = visible_start(low, TILE)
+    end = seq_len
+    if not DIRECT:
+        tokens_per_split = gl.cdiv(gl.cdiv(seq_len - start, TILE), splits) * TILE
+        start = start + split * tokens_per_split
+        end = gl.minimum(start + tokens_per_split, seq_len)
+        if start >= end:
+            return
+
+    # Heads past the group attend like its last one, and are not stored.
+    right: gl.constexpr = gl.DotOperandLayout(1, mma, 8)
+    head = gl.minimum(axis_index(16, 2, 3, right), GROUP - 1)
+    element = axis_index(HEAD_PAD, 1, 3, right)
+    query = gl.load(
+        query_ptr
+        + sequence * query_stride_seq
+        + (kv_head * GROUP + head) * query_stride_head
+        + element
+        + axis_index(W, 0, 3, right) * 0,
+        mask=element < HEAD_SIZE,
+        other=0.0,
+    )
+
+    table_row_ptr = block_table_ptr + sequence * table_stride
+    k_head_ptr = k_cache_ptr + kv_head.to(gl.int64) * k_stride_head
+    v_head_ptr = v_cache_ptr + kv_head.to(gl.int64) * v_stride_head
+    by_row: gl.constexpr = gl.SliceLayout(1, gl.SliceLayout(3, key_layout(W, WORDS_PAD)))
+    k_group = start + axis_index(W, 0, 2, by_row) * 32 + axis_index(16, 1, 2, by_row) // 4 * 8
+    by_group: gl.constexpr = gl.SliceLayout(2, gl.SliceLayout(3, value_layout(W, WORDS_PAD)))
+    v_group = start + axis_index(W, 0, 2, by_group) * 32 + axis_index(4, 1, 2, by_group) * 8
+    row = axis_index(32, 1, 3, mma)
+    position = start + axis_index(W, 0, 3, mma) * 32
+    position += row // 4 % 4 * 8 + row // 16 * 4 + row % 4
+
+    k_pages = group_pages(table_row_ptr, k_group, low, end, BLOCK_SIZE)
+    v_pages = group_pages(table_row_ptr, v_group, low, end, BLOCK_SIZE)
+    key = load_keys(
+        k_head_ptr, zeros_ptr, k_pages, k_group, low, end, k_stride_block, k_stride_row,
+        BLOCK_SIZE, W, WORDS, WORDS_PAD,
+    )  # fmt: skip
+    k_group += TILE
+    k_pages = group_pages(table_row_ptr, k_group, low, end, BLOCK_SIZE)
+    gl.amd.hint.sched_barrier()
+    value = load_values(
+        v_head_ptr, zeros_ptr, v_pages, v_group, low, end, v_stride_block, v_stride_row,
+        BLOCK_SIZE, W, WORDS, WORDS_PAD,
+    )  # fmt: skip
+    v_group += TILE
+    v_pages = group_pages(table_row_ptr, v_group, low, end, BLOCK_SIZE)
+    gl.amd.hint.sched_barrier()
+
+    # A finite floor instead of -inf: exp2(-inf - floor) is 0, exp2(-inf - -inf) would be NaN.
+    maximum = gl.full([W, 16], -1.0e30, gl.float32, gl.SliceLayout(1, mma))
+    denominator = gl.full([W, 16, 16], 0.0, gl.float32, mma)
+    accumulator = gl.full([W, HEAD_PAD, 16], 0.0, gl.float32, mma)
+    # Keys and values of the next tile are asked for as soon as those of this one are used up, so
+    # that they take the same registers; all but the last tile are whole.
+    for _ in range(gl.cdiv(end - start, TILE) - 1):
+        products = keys_times_query(key, query, mma)
+        key = load_keys(
+            k_head_ptr, zeros_ptr, k_pages, k_group, low, end, k_stride_block, k_stride_row,
+            BLOCK_SIZE, W, WORDS, WORDS_PAD,
+        )  # fmt: skip
+        k_group += TILE
+        k_pages = group_pages(table_row_ptr, k_group, low, end, BLOCK_SIZE)
+        gl.amd.hint.sched_barrier()
+        scores = base2_scores(products, score_scale, cap_log2, HAS_SOFT_CAP)
+        if HAS_WINDOW:
+            scores = gl.where(position >= low, scores, float("-inf"))
+        weights, correction, maximum, denominator = softmax_step(
+            scores, maximum, denominator, query.dtype, mma
+        )
+        accumulator = add_values(accumulator, value, weights, correction, mma)
+        value = load_values(
+            v_head_ptr, zeros_ptr, v_pages, v_group, low, end, v_stride_block, v_stride_row,
+            BLOCK_SIZE, W, WORDS, WORDS_PAD,
+        )  # fmt: skip
+        v_group += TILE
+        v_pages = group_pages(table_row_ptr, v_group, low, end, BLOCK_SIZE)
+        position += TILE
+        gl.amd.hint.sched_barrier()
+    products = keys_times_query(key, query, mma)
+    scores = base2_scores(products, score_scale, cap_log2, HAS_SOFT_CAP)
+    scores = gl.where((position >= low) & (position < end), scores, float("-inf"))
+    weights, correction, maximum, denominator = softmax_step(
+        scores, maximum, denominator, query.dtype, mma
+    )
+    accumulator = add_values(accumulator, value, weights, correction, mma)
+
+    # The waves' parts become one: [W, heads, elements] with all waves in each lane.
+    whole: gl.constexpr = output_layout(W, HEAD_PAD)
+    of_heads: gl.constexpr = gl.SliceLayout(2, whole)
+    denominator = gl.convert_layout(gl.sum(denominator, 1), of_heads)
+    maximum = gl.convert_layout(maximum, of_heads)
+    accumulator = gl.permute(gl.reshape(accumulator, [W, HEAD_PAD // 16, 16, 16]), [0, 3, 2, 1])
+    accumulator = gl.convert_layout(gl.reshape(accumulator, [W, 16, HEAD_PAD]), whole)
+    highest = gl.max(maximum, 0)
+    share = gl.exp2(maximum - gl.expand_dims(highest, 0))
+    total = gl.sum(denominator * share, 0)
+    share = share / gl.expand_dims(gl.where(total > 0.0, total, 1.0), 0)
+    result = gl.sum(accumulator * gl.expand_dims(share, 2), 0)
+
+    merged: gl.constexpr = gl.SliceLayout(0, whole)
+    lane = axis_index(16, 0, 2, merged)
+    head = kv_head * GROUP + lane
+    element = axis_index(HEAD_PAD, 1, 2, merged)
+    stored = (lane < GROUP) & (element < HEAD_SIZE)
+    if DIRECT:
+        out_ptrs = out_ptr + sequence * out_stride_seq + head * out_stride_head + element
+        gl.store(out_ptrs, result.to(out_ptr.dtype.element_ty), mask=stored)
+    else:
+        part = (sequence * (KV_HEADS * GROUP) + head) * splits + split
+        gl.store(partial_ptr + part * HEAD_SIZE + element, result, mask=stored)
+        lane = gl.arange(0, 16, layout=gl.SliceLayout(0, of_heads))
+        part = (sequence * (KV_HEADS * GROUP) + kv_head * GROUP + lane) * splits + split
+        gl.store(partial_lse_ptr + part, highest + gl.log2(total), mask=lane < GROUP)
+
+
+@gluon.jit(do_not_specialize=["window", "splits"])
+def reduce_kernel(
+    partial_ptr,
+    partial_lse_ptr,
+    seq_lens_ptr,
+    out_ptr,
+    window,
+    splits,
+    out_stride_seq,
+    out_stride_head,
+    QUERY_HEADS: gl.constexpr,
+    HEAD_SIZE: gl.constexpr,
+    SPLITS: gl.constexpr,
+    TILE: gl.constexpr,
+    HAS_WINDOW: gl.constexpr,
+):
+    """Grid (seqs, heads), one wave. SPLITS: `splits` padded to a power of two.
+
+    Parts that hold no tokens were not written: the last one that does is read in their place, with
+    weight 0, so that all loads are under way together.
+    """
+    HEAD_PAD: gl.constexpr = triton.next_power_of_2(HEAD_SIZE)
+    layout: gl.constexpr = parts_layout(SPLITS, HEAD_PAD)
+    by_part: gl.constexpr = gl.SliceLayout(1, layout)
+    by_element: gl.constexpr = gl.SliceLayout(0, layout)
+    sequence = gl.program_id(0).to(gl.int64)
+    head = gl.program_id(1)
+    seq_len = gl.load(seq_lens_ptr + sequence)
+    start = visible_start(first_visible(seq_len, window, HAS_WINDOW), TILE)
+    tiles = gl.cdiv(seq_len - start, TILE)
+    used = gl.cdiv(tiles, gl.maximum(gl.cdiv(tiles, splits), 1))
+    split = gl.arange(0, SPLITS, layout=by_part)
+    part = (sequence * QUERY_HEADS + head) * splits + gl.minimum(split, gl.maximum(used - 1, 0))
+    element = gl.minimum(gl.arange(0, HEAD_PAD, layout=by_element), HEAD_SIZE - 1)
+    lse = gl.load(partial_lse_ptr + part)
+    partial = gl.load(
+        partial_ptr + gl.expand_dims(part * HEAD_SIZE, 1) + gl.expand_dims(element, 0)
+    )
+    lse = gl.where(split < used, lse, float("-inf"))
+    weights = gl.exp2(lse - gl.maximum(gl.max(lse, 0), -1.0e30))
+    total = gl.sum(weights, 0)
+    result = gl.sum(partial * gl.expand_dims(weights, 1), 0) / total
+    # An empty sequence has no part at all.
+    result = gl.where(used > 0, result, 0.0)
+    element = gl.arange(0, HEAD_PAD, layout=by_element)
+    out_ptrs = out_ptr + sequence * out_stride_seq + head * out_stride_head + element
+    gl.store(out_ptrs, result.to(out_ptr.dtype.element_ty), mask=element < HEAD_SIZE)
+
+
+_STRIDES = (
+    "query_stride_seq",
+    "query_stride_head",
+    "k_stride_block",
+    "k_stride_head",
+    "k_stride_row",
+    "v_stride_block",
+    "v_stride_head",
+    "v_stride_row",
+    "out_stride_seq",
+    "out_stride_head",
+)
+
+_BUDGETS: dict[str, dict[str, Budget]] = {
+    "cdna_split/bf16/kv8/group4/head128/block16": {
+        "gfx942": Budget(2, "f32_16x16x16_bf16", {32: 2}, wave_private=True),
+        "gfx950": Budget(2, "f32_16x16x32_bf16", {32: 2}, wave_private=True),
+    },
+    "cdna_split/bf16/kv8/group4/head128/block16/direct": {
+        "gfx942": Budget(2, "f32_16x16x16_bf16", {32: 2}, wave_private=True),
+        "gfx950": Budget(2, "f32_16x16x32_bf16", {32: 2}, wave_private=True),
+    },
+    "cdna_split/bf16/kv1/group16/head128/block16": {
+        "gfx942": Budget(2, "f32_16x16x16_bf16", {32: 2}, wave_private=True),
+        "gfx950": Budget(2, "f32_16x16x32_bf16", {32: 2}, wave_private=True),
+    },
+    "cdna_split/bf16/kv32/group1/head80/block16": {
+        "gfx942": Budget(2, "f32_16x16x16_bf16", {32: 2}, wave_private=True),
+        "gfx950": Budget(2, "f32_16x16x32_bf16", {32: 2}, wave_private=True),
+    },
+    "cdna_split/bf16/kv8/group8/head64/block16/window": {
+        "gfx942": Budget(4, "f32_16x16x16_bf16", {64: 8, 32: 2}, wave_private=True),
+        "gfx950": Budget(4, "f32_16x16x32_bf16", {64: 8, 32: 2}, wave_private=True),
+    },
+    "cdna_split/bf16/kv4/group2/head256/block16/window/cap": {
+        "gfx942": Budget(1, "f32_16x16x16_bf16", {32: 2}, wave_private=True),
+        "gfx950": Budget(1, "f32_16x16x32_bf16", {32: 2}, wave_private=True),
+    },
+    "cdna_split/fp16/kv8/group4/head128/block16": {
+        "gfx942": Budget(2, "f32_16x16x16_f16", {32: 2}, wave_private=True),
+        "gfx950": Budget(2, "f32_16x16x32_f16", {32: 2}, wave_private=True),
+    },
+    "cdna_reduce/bf16/heads32/head128/splits16": {
+        "gfx942": Budget(8, narrow_loads={32: 8}),
+        "gfx950": Budget(8, narrow_loads={32: 8}),
+    },
+    "cdna_reduce/bf16/heads8/head256/splits64": {
+        "gfx942": Budget(2, scalar_spills=138),
+        "gfx950": Budget(2, scalar_spills=138),
+    },
+}
+
+
+def _split_variant(
+    name: str,
+    kv_heads: int,
+    group: int,
+    head_size: int,
+    block_size: int,
+    dtype: str = "bf16",
+    direct: bool = False,
+    window: bool = False,
+    soft_cap: bool = False,
+) -> CodegenVariant:
+    config = choose_config(head_size)
+    name = f"cdna_split/{dtype}/{name}"
+    partial = dtype if direct else "fp32"
+    return CodegenVariant(
+        name=name,
+        kernel=split_kernel,
+        signature={
+            "query_ptr": f"*{dtype}",
+            "k_cache_ptr": f"*{dtype}",
+            "v_cache_ptr": f"*{dtype}",
+            "zeros_ptr": f"*{dtype}",
+            "block_table_ptr": "*i32",
+            "seq_lens_ptr": "*i32",
+            "out_ptr": f"*{dtype}",
+            "partial_ptr": f"*{partial}",
+            "partial_lse_ptr": f"*{partial}",
+            "score_scale": "fp32",
+            "cap_log2": "fp32",
+            "window": "i32",
+            "splits": "i32",
+            "table_stride": "i32",
+            **dict.fromkeys(_STRIDES, "i32"),
+        },
+        constexprs={
+            "KV_HEADS": kv_heads,
+            "GROUP": group,
+            "HEAD_SIZE": head_size,
+            "BLOCK_SIZE": block_size,
+            "W": config.waves,
+            "DIRECT": direct,
+            "HAS_WINDOW": window,
+            "HAS_SOFT_CAP": soft_cap,
+        },
+        num_warps=config.waves,
+        waves_per_eu=config.waves_per_eu,
+        divisible_by_16=_STRIDES,
+        over_2_gib=("k_cache_ptr", "v_cache_ptr"),
+        by_gfx={gfx: {"CDNA": generation} for gfx, generation in GENERATION.items()},
+        budgets=_BUDGETS.get(name, {}),
+    )
+
+
+def _reduce_variant(heads: int, head_size: int, splits: int) -> CodegenVariant:
+    name = f"cdna_reduce/bf16/heads{heads}/head{head_size}/splits{splits}"
+    return CodegenVariant(
+        name=name,
+        kernel=reduce_kernel,
+        signature={
+            "partial_ptr": "*fp32",
+            "partial_lse_ptr": "*fp32",
+            "seq_lens_ptr": "*i32",
+            "out_ptr": "*bf16",
+            "window": "i32",
+            "splits": "i32",
+            "out_stride_seq": "i32",
+            "out_stride_head": "i32",
+        },
+        constexprs={
+            "QUERY_HEADS": heads,
+            "HEAD_SIZE": head_size,
+            "SPLITS": splits,
+            "TILE": choose_config(head_size).tile,
+            "HAS_WINDOW": False,
+        },
+        num_warps=1,
+        divisible_by_16=("out_stride_seq", "out_stride_head"),
+        budgets=_BUDGETS.get(name, {}),
+    )
+
+
+CODEGEN_VARIANTS = (
+    _split_variant("kv8/group4/head128/block16", 8, 4, 128, 16),
+    _split_variant("kv8/group4/head128/block16/direct", 8, 4, 128, 16, direct=True),
+    _split_variant("kv1/group16/head128/block16", 1, 16, 128, 16),
+    _split_variant("kv32/group1/head80/block16", 32, 1, 80, 16),
+    _split_variant("kv8/group8/head64/block16/window", 8, 8, 64, 16, window=True),
+    _split_variant(
+        "kv4/group2/head256/block16/window/cap", 4, 2, 256, 16, window=True, soft_cap=True
+    ),
+    _split_variant("kv8/group4/head128/block16", 8, 4, 128, 16, dtype="fp16"),
+    _reduce_variant(32, 128, 16),
+    _reduce_variant(8, 256, 64),
+)

@@ -1,0 +1,168 @@
+"""How tiles of a paged cache lie in the registers of a wave, and how they are loaded. No kernel.
+
+Every wave of a workgroup has tiles of its own: axis 0 of all tensors is the wave, so nothing passes
+between waves, and nothing through LDS. Loads put 16 bytes of a row into a lane where the matrix
+instruction wants them; the layouts follow from its operands, [row in lanes 0-3][8 of k in registers,
+4 x 8 in lanes 4-5], and `convert_layout(assert_trivial=True)` proves that no data moves.
+
+The cache is read as words of four bytes: its numbers would otherwise be carried around the loop
+unpacked, one to a register.
+"""
+
+from __future__ import annotations
+
+from triton.experimental import gluon
+from triton.experimental.gluon import language as gl
+
+
+@gluon.constexpr_function
+def powers(first, end):
+    """Powers of two from `first` up to, and without, `end`."""
+    found = []
+    while first < end:
+        found.append(first)
+        first *= 2
+    return found
+
+
+@gluon.constexpr_function
+def key_layout(waves, words):
+    """[waves, 2, 16, words]: 32 keys a wave, as the A operand of keys @ query.
+
+    Row r of instruction i takes token (r // 4) * 8 + i * 4 + r % 4. That order makes the 4 scores
+    which each instruction leaves in a lane the 8 consecutive tokens that the next product wants.
+    """
+    registers = [[0, 0, 0, word] for word in (1, 2, *powers(16, words))] + [[0, 1, 0, 0]]
+    lanes = [[0, 0, row, 0] for row in (1, 2, 4, 8)] + [[0, 0, 0, word] for word in (4, 8)]
+    warps = [[wave, 0, 0, 0] for wave in powers(1, waves)]
+    return gl.DistributedLinearLayout(registers, lanes, warps, [], [waves, 2, 16, words])
+
+
+@gluon.constexpr_function
+def value_layout(waves, words):
+    """[waves, 4, 8, words]: 4 groups of 8 tokens; a lane has a sixteenth of all 8 rows of one."""
+    registers = [[0, 0, 0, word] for word in powers(1, words // 16)]
+    registers += [[0, 0, token, 0] for token in (1, 2, 4)]
+    lanes = [[0, 0, 0, word] for word in powers(words // 16, words)]
+    lanes += [[0, group, 0, 0] for group in (1, 2)]
+    warps = [[wave, 0, 0, 0] for wave in powers(1, waves)]
+    return gl.DistributedLinearLayout(registers, lanes, warps, [], [waves, 4, 8, words])
+
+
+@gluon.constexpr_function
+def output_layout(waves, width):
+    """[waves, 16, width]: all waves' numbers for one place in one lane, 4 neighbours a lane."""
+    places = [[0, 0, element] for element in powers(4, width)]
+    places += [[0, head, 0] for head in (1, 2, 4, 8)]
+    inside = 6 + len(powers(1, waves))
+    registers = [[wave, 0, 0] for wave in powers(1, waves)] + [[0, 0, 1], [0, 0, 2]]
+    return gl.DistributedLinearLayout(
+        registers + places[inside:], places[:6], places[6:inside], [], [waves, 16, width]
+    )
+
+
+@gluon.constexpr_function
+def parts_layout(parts, width):
+    """[parts, width] for one wave, 4 neighbours a lane."""
+    places = [[0, element] for element in powers(4, width)] + [[part, 0] for part in powers(1, parts)]
+    lanes = places[:6] + [[0, 0]] * (6 - len(places))
+    return gl.DistributedLinearLayout(
+        [[0, 1], [0, 2], *places[6:]], lanes, [], [], [parts, width]
+    )
+
+
+@gluon.constexpr_function
+def _line(layout, axis, rank):
+    """The layout of one axis of a tensor of `rank` axes."""
+    for other in range(rank - 1, -1, -1):
+        if other != axis:
+            layout = gl.SliceLayout(other, layout)
+    return layout
+
+
+@gluon.jit
+def axis_index(size: gl.constexpr, axis: gl.constexpr, rank: gl.constexpr, layout: gl.constexpr):
+    """0 .. size - 1 along `axis`; the other axes of `layout` are 1 long."""
+    index = gl.arange(0, size, layout=_line(layout, axis, rank))
+    for other in gl.static_range(rank):
+        if other != axis:
+            index = gl.expand_dims(index, other)
+    return index
+
+
+@gluon.jit
+def group_pages(table_row_ptr, first_token, low, end, BLOCK_SIZE: gl.constexpr):
+    """The blocks of groups of 8 tokens. Where a group holds no token of [low, end), any of theirs.
+
+    No other entry of the block table is read: it may be anything.
+    """
+    token = gl.maximum(gl.minimum(gl.maximum(first_token, low), end - 1), 0)
+    return gl.load(table_row_ptr + token // BLOCK_SIZE)
+
+
+@gluon.jit
+def row_pointers(
+    head_ptr, zeros_ptr, pages, token, low, end, stride_block, stride_row, BLOCK_SIZE: gl.constexpr
+):
+    """Where the rows of the tokens are; those outside [low, end) are zeros.
+
+    Rows outside may hold NaN, which would spread from 0 * NaN, and a masked load of 64-bit
+    addresses is a branch with a wait behind it; reading zeros from L1 is neither.
+    """
+    pointers = head_ptr + pages.to(gl.int64) * stride_block + token % BLOCK_SIZE * stride_row
+    pointers = gl.where((token >= low) & (token < end), pointers, zeros_ptr)
+    return pointers.to(gl.pointer_type(gl.int32), bitcast=True)
+
+
+@gluon.jit
+def load_words(rows, zeros_ptr, word, WORDS: gl.constexpr, WORDS_PAD: gl.constexpr):
+    """The words of the rows; past the end of a row, zeros."""
+    pointers = rows + word
+    if WORDS < WORDS_PAD:
+        zeros = zeros_ptr.to(gl.pointer_type(gl.int32), bitcast=True)
+        pointers = gl.where(word < WORDS, pointers, zeros + word)
+    return gl.load(pointers)
+
+
+@gluon.jit
+def load_keys(
+    head_ptr, zeros_ptr, pages, group, low, end, stride_block, stride_row,
+    BLOCK_SIZE: gl.constexpr, W: gl.constexpr, WORDS: gl.constexpr, WORDS_PAD: gl.constexpr,
+):  # fmt: skip
+    """[W, 2, 16, WORDS_PAD] in `key_layout`; group and pages: [W, 16], by row."""
+    layout: gl.constexpr = key_layout(W, WORDS_PAD)
+    rows: gl.constexpr = gl.SliceLayout(3, layout)
+    token = gl.expand_dims(group, 1) + (
+        axis_index(2, 1, 3, rows) * 4 + axis_index(16, 2, 3, rows) % 4
+    )
+    pointers = row_pointers(
+        head_ptr, zeros_ptr, gl.expand_dims(pages, 1), token, low, end, stride_block, stride_row,
+        BLOCK_SIZE,
+    )  # fmt: skip
+    word = axis_index(WORDS_PAD, 3, 4, layout)
+    return load_words(gl.expand_dims(pointers, 3), zeros_ptr, word, WORDS, WORDS_PAD)
+
+
+@gluon.jit
+def load_values(
+    head_ptr, zeros_ptr, pages, group, low, end, stride_block, stride_row,
+    BLOCK_SIZE: gl.constexpr, W: gl.constexpr, WORDS: gl.constexpr, WORDS_PAD: gl.constexpr,
+):  # fmt: skip
+    """[W, 4, 8, WORDS_PAD] in `value_layout`; group and pages: [W, 4]."""
+    layout: gl.constexpr = value_layout(W, WORDS_PAD)
+    rows: gl.constexpr = gl.SliceLayout(3, layout)
+    token = gl.expand_dims(group, 2) + axis_index(8, 2, 3, rows)
+    pointers = row_pointers(
+        head_ptr, zeros_ptr, gl.expand_dims(pages, 2), token, low, end, stride_block, stride_row,
+        BLOCK_SIZE,
+    )  # fmt: skip
+    word = axis_index(WORDS_PAD, 3, 4, layout)
+    return load_words(gl.expand_dims(pointers, 3), zeros_ptr, word, WORDS, WORDS_PAD)
+
+
+@gluon.jit
+def numbers(words, dtype: gl.constexpr):
+    """[..., n] words as [..., n, 2] numbers of 16 bits."""
+    low = words.to(gl.int16).to(dtype, bitcast=True)
+    high = (words >> 16).to(gl.int16).to(dtype, bitcast=True)
+    return gl.join(low, high)

@@ -1,0 +1,206 @@
+"""Decode attention by the Gluon kernels for CDNA: what they refuse, and their launch.
+
+The operation, its reference and the portable implementation are in `paged_attention_decode`.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from vllm_amdopt.kernels import availability
+from vllm_amdopt.ops import refusals
+from vllm_amdopt.ops.compute_units import compute_units
+from vllm_amdopt.ops.operation import RefusedError
+
+HEAD_SIZES = (64, 80, 96, 128, 192, 256)
+DTYPES = (torch.bfloat16, torch.float16)
+MAX_GROUP = 16
+"""Query heads per KV head: the columns of one matrix instruction."""
+MIN_BLOCK_SIZE = 8
+"""Tokens whose values a lane reads from one block."""
+
+_PORTABLE = "the portable kernel takes it"
+
+
+def refusal(
+    *,
+    head_size: int,
+    num_heads: int,
+    num_kv_heads: int,
+    block_size: int,
+    dtype: torch.dtype,
+    cache_dtype: torch.dtype | None = None,
+    gfx: str | None = None,
+    query_len: int = 1,
+    has_sinks: bool = False,
+    has_alibi: bool = False,
+    has_scales: bool = False,
+) -> str | None:
+    """Why the Gluon kernels do not apply, or None. `cache_dtype` None is the same as `dtype`."""
+    group = num_heads // num_kv_heads if num_kv_heads > 0 else 0
+    several = {
+        f"{query_len} query tokens per sequence": query_len != 1,
+        "attention sinks": has_sinks,
+        "ALiBi": has_alibi,
+        "scales of the KV cache": has_scales,
+    }
+    return refusals.first(
+        refusals.no_triton(),
+        _unless(
+            gfx in refusals.COMPILED_FOR,
+            f"the Gluon kernel is for {' and '.join(refusals.COMPILED_FOR)}, and this is "
+            f"{gfx or 'no AMD GPU'}",
+        ),
+        _unless(not availability.interpreted(), "Triton's interpreter does not know Gluon"),
+        _unless(
+            availability.gluon_for_cdna(),
+            "this Triton has no Gluon with CDNA's matrix instructions; install a newer one, or",
+        ),
+        _unless(dtype in DTYPES, f"the Gluon kernel has no form for {refusals.short(dtype)}"),
+        _unless(
+            cache_dtype in (None, dtype),
+            "the Gluon kernel has no form for a KV cache of "
+            f"{refusals.short(cache_dtype or dtype)} and queries of {refusals.short(dtype)}",
+        ),
+        _unless(head_size in HEAD_SIZES, f"the Gluon kernel has no form for head size {head_size}"),
+        _unless(
+            group >= 1 and num_heads == group * num_kv_heads and group <= MAX_GROUP,
+            f"the Gluon kernel takes 1 to {MAX_GROUP} query heads per KV head, not "
+            f"{num_heads} for {num_kv_heads}",
+        ),
+        _unless(
+            MIN_BLOCK_SIZE <= block_size <= refusals.MAX_BLOCK_SIZE
+            and block_size & (block_size - 1) == 0,
+            f"the Gluon kernel takes blocks of {MIN_BLOCK_SIZE} to {refusals.MAX_BLOCK_SIZE} "
+            f"tokens, a power of two, not {block_size}",
+        ),
+        *(_unless(not there, f"the Gluon kernel has no {what}") for what, there in several.items()),
+    )
+
+
+def _unless(condition: bool, sentence: str) -> str | None:
+    return None if condition else f"{sentence}; {_PORTABLE}."
+
+
+@lru_cache(maxsize=64)
+def _check(**facts: Any) -> None:
+    sentence = refusal(**facts)
+    if sentence is not None:
+        raise RefusedError(f"paged_attention_decode: {sentence}")
+
+
+@lru_cache(maxsize=16)
+def _gfx(device: torch.device) -> str | None:
+    return availability.current_gfx()
+
+
+@lru_cache(maxsize=16)
+def _zeros(dtype: torch.dtype, device: torch.device) -> Tensor:
+    """What is read in place of rows that hold no token: one row of the largest head."""
+    return torch.zeros(max(HEAD_SIZES), dtype=dtype, device=device)
+
+
+def launch(
+    query: Tensor,
+    k_cache: Tensor,
+    v_cache: Tensor,
+    block_table: Tensor,
+    seq_lens: Tensor,
+    scale: float,
+    out: Tensor,
+    *,
+    sliding_window: int = 0,
+    logits_soft_cap: float = 0.0,
+    max_seq_len: int,
+    splits: int | None = None,
+) -> None:
+    """The operation by the Gluon kernels. `splits` overrides the planned number of parts."""
+    sequences, heads, head_size = query.shape
+    _, kv_heads, block_size, _ = k_cache.shape
+    # An emulated GPU may change between two launches, a real one may not.
+    gfx = availability.current_gfx() if query.device.type == "cpu" else _gfx(query.device)
+    _check(
+        head_size=head_size,
+        num_heads=heads,
+        num_kv_heads=kv_heads,
+        block_size=block_size,
+        dtype=query.dtype,
+        cache_dtype=k_cache.dtype,
+        gfx=gfx,
+    )
+    assert gfx is not None
+    refusals.require_dense_rows(
+        "paged_attention_decode", query=query, k_cache=k_cache, v_cache=v_cache, out=out
+    )
+    from vllm_amdopt.kernels.cdna import paged_attention_decode as kernels
+    from vllm_amdopt.kernels.soft_cap import score_factors
+    from vllm_amdopt.kernels.split_plan import plan_splits
+
+    if sequences == 0:
+        return
+    config = kernels.choose_config(head_size)
+    visible = min(max_seq_len, sliding_window) if sliding_window else max_seq_len
+    if splits is None:
+        splits = plan_splits(sequences * kv_heads, visible, compute_units(query.device))
+    direct = splits == 1
+    partial, partial_lse = out, out
+    if not direct:
+        partial = torch.empty(
+            (sequences, heads, splits, head_size), dtype=torch.float32, device=query.device
+        )
+        partial_lse = torch.empty(
+            (sequences, heads, splits), dtype=torch.float32, device=query.device
+        )
+    score_scale, cap_log2 = score_factors(scale, logits_soft_cap)
+    kernels.split_kernel[(sequences, kv_heads, splits)](
+        query,
+        k_cache,
+        v_cache,
+        _zeros(k_cache.dtype, query.device),
+        block_table,
+        seq_lens,
+        out,
+        partial,
+        partial_lse,
+        score_scale,
+        cap_log2,
+        sliding_window,
+        splits,
+        block_table.stride(0),
+        *query.stride()[:2],
+        *k_cache.stride()[:3],
+        *v_cache.stride()[:3],
+        *out.stride()[:2],
+        KV_HEADS=kv_heads,
+        GROUP=heads // kv_heads,
+        HEAD_SIZE=head_size,
+        BLOCK_SIZE=block_size,
+        W=config.waves,
+        CDNA=kernels.GENERATION[gfx],
+        DIRECT=direct,
+        HAS_WINDOW=sliding_window > 0,
+        HAS_SOFT_CAP=logits_soft_cap > 0.0,
+        num_warps=config.waves,
+        waves_per_eu=config.waves_per_eu,
+    )
+    if direct:
+        return
+    kernels.reduce_kernel[(sequences, heads)](
+        partial,
+        partial_lse,
+        seq_lens,
+        out,
+        sliding_window,
+        splits,
+        *out.stride()[:2],
+        QUERY_HEADS=heads,
+        HEAD_SIZE=head_size,
+        SPLITS=kernels.padded_splits(splits),
+        TILE=config.tile,
+        HAS_WINDOW=sliding_window > 0,
+        num_warps=1,
+    )
