@@ -433,6 +433,8 @@ def all_reduce(model: Model, batch: int) -> Case:
 
 def cases(gfx: str) -> Iterator[Case]:
     """Every kernel on every model and shape that it is for."""
+    from benchmarks.amd_model import serving_cdna
+
     units = ARCHITECTURES[gfx].compute_units
     assert units is not None
     for model in MODELS:
@@ -440,6 +442,8 @@ def cases(gfx: str) -> Iterator[Case]:
             for context in CONTEXTS:
                 make = latent_decode if model.latent else decode
                 yield make(model, batch, context, units)
+                if not model.latent:
+                    yield serving_cdna.decode(model, batch, context, units)
         if not model.latent:
             for context in CONTEXTS:
                 yield prefill(model, context)

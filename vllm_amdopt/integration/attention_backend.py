@@ -22,9 +22,10 @@ from vllm.v1.attention.backend import (
 )
 from vllm.v1.attention.backends.utils import split_decodes_and_prefills
 
-from vllm_amdopt.integration.cpu_engine import implementation, kernel_device
+from vllm_amdopt.integration.cpu_engine import chosen, implementation, kernel_device
 from vllm_amdopt.integration.faults import attempt, distortion
 from vllm_amdopt.ops import kv_cache_write, paged_attention_decode, paged_attention_prefill
+from vllm_amdopt.ops.operation import REFERENCE
 
 NAME = "AMDOPT_ATTN"
 KERNEL_BLOCK_SIZES = (128, 64, 32, 16, 8, 4, 2, 1)
@@ -238,7 +239,7 @@ class AmdOptAttentionImpl(AttentionImpl[AmdOptAttentionMetadata]):
                     meta.seq_lens[:decodes],
                     self.scale,
                     outputs[:first],
-                    implementation=how,
+                    implementation=how if how == REFERENCE else self._decode_by(query, k_cache),
                     **options,
                 )
             if meta.num_prefills:
@@ -260,6 +261,18 @@ class AmdOptAttentionImpl(AttentionImpl[AmdOptAttentionMetadata]):
         if (distort := distortion("attention_forward")) is not None:
             distort(outputs[: meta.num_actual_tokens])
         return output
+
+    def _decode_by(self, query: torch.Tensor, k_cache: torch.Tensor) -> str:
+        """The decode kernel for this layer; only the cache knows the size of its blocks."""
+        return chosen(
+            paged_attention_decode.OPERATION,
+            head_size=self.head_size,
+            num_heads=self.num_heads,
+            num_kv_heads=self.num_kv_heads,
+            block_size=k_cache.shape[2],
+            dtype=query.dtype,
+            cache_dtype=k_cache.dtype,
+        )
 
     def _split(self, kv_cache: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         return kv_cache[..., : self.head_size], kv_cache[..., self.head_size :]

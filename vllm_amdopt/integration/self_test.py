@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from vllm_amdopt.integration.cpu_engine import implementation, kernel_device
+from vllm_amdopt.integration.cpu_engine import chosen, implementation, kernel_device
 from vllm_amdopt.ops import (
     gemm_small_batch,
     kv_cache_write,
@@ -54,6 +54,10 @@ def check_attention(
     )
     scale = head_size**-0.5
     options: dict[str, Any] = {"max_query_len": CONTEXT, "max_seq_len": CONTEXT}
+    decode_by = chosen(
+        paged_attention_decode.OPERATION, head_size=head_size, num_heads=num_heads,
+        num_kv_heads=num_kv_heads, block_size=block_size, dtype=dtype, cache_dtype=dtype,
+    )  # fmt: skip
     with kernel_device():
         kv_cache_write.kv_cache_write(
             key, value, k_cache, v_cache, slots, implementation=implementation()
@@ -66,7 +70,7 @@ def check_attention(
         decode = torch.full_like(query[-1:], float("nan"))
         paged_attention_decode.paged_attention_decode(
             query[-1:], k_cache, v_cache, table, lengths, scale, decode,
-            max_seq_len=CONTEXT, implementation=implementation(),
+            max_seq_len=CONTEXT, implementation=decode_by,
         )  # fmt: skip
     reference = paged_attention_prefill.reference
     truth = torch.empty_like(query, dtype=torch.float64)

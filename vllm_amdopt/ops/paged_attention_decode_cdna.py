@@ -138,14 +138,14 @@ def launch(
     )
     from vllm_amdopt.kernels.cdna import paged_attention_decode as kernels
     from vllm_amdopt.kernels.soft_cap import score_factors
-    from vllm_amdopt.kernels.split_plan import plan_splits
 
     if sequences == 0:
         return
     config = kernels.choose_config(head_size)
     visible = min(max_seq_len, sliding_window) if sliding_window else max_seq_len
     if splits is None:
-        splits = plan_splits(sequences * kv_heads, visible, compute_units(query.device))
+        units = compute_units(query.device)
+        splits = kernels.plan_parts(sequences * kv_heads, visible, units, config.tile)
     direct = splits == 1
     partial, partial_lse = out, out
     if not direct:
@@ -156,7 +156,7 @@ def launch(
             (sequences, heads, splits), dtype=torch.float32, device=query.device
         )
     score_scale, cap_log2 = score_factors(scale, logits_soft_cap)
-    kernels.split_kernel[(sequences, kv_heads, splits)](
+    kernels.cdna_split_kernel[(sequences, kv_heads, splits)](
         query,
         k_cache,
         v_cache,
@@ -179,17 +179,18 @@ def launch(
         GROUP=heads // kv_heads,
         HEAD_SIZE=head_size,
         BLOCK_SIZE=block_size,
-        W=config.waves,
+        W=config.num_warps,
         CDNA=kernels.GENERATION[gfx],
         DIRECT=direct,
         HAS_WINDOW=sliding_window > 0,
         HAS_SOFT_CAP=logits_soft_cap > 0.0,
-        num_warps=config.waves,
+        num_warps=config.num_warps,
         waves_per_eu=config.waves_per_eu,
     )
     if direct:
         return
-    kernels.reduce_kernel[(sequences, heads)](
+    merging = kernels.choose_reduce_config(splits)
+    kernels.cdna_reduce_kernel[(sequences, heads)](
         partial,
         partial_lse,
         seq_lens,
@@ -202,5 +203,7 @@ def launch(
         SPLITS=kernels.padded_splits(splits),
         TILE=config.tile,
         HAS_WINDOW=sliding_window > 0,
-        num_warps=1,
+        W=merging.num_warps,
+        num_warps=merging.num_warps,
+        waves_per_eu=merging.waves_per_eu,
     )

@@ -2,13 +2,13 @@
 
 The algorithm of the portable kernels of the same name. What differs: each wave attends to 32 tokens
 of its own, loaded straight into the operands of the matrix instructions while the tile before them
-is attended to; the main loop has neither LDS traffic nor a barrier. `split_kernel` attends to a part
-of the keys, `reduce_kernel` merges the parts.
+is attended to; the main loop has neither LDS traffic nor a barrier. `cdna_split_kernel` attends to a part
+of the keys, `cdna_reduce_kernel` merges the parts.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import triton
 from triton.experimental import gluon
@@ -18,14 +18,17 @@ from vllm_amdopt.kernels.cdna.tiles import (
     axis_index,
     group_pages,
     key_layout,
+    lane_layout,
     load_keys,
     load_values,
     numbers,
     output_layout,
     parts_layout,
+    statistics_layout,
     value_layout,
 )
 from vllm_amdopt.kernels.soft_cap import base2_scores
+from vllm_amdopt.kernels.split_plan import SPLIT_POLICY, plan_splits
 from vllm_amdopt.kernels.variants import Budget, CodegenVariant
 
 GENERATION = {"gfx942": 3, "gfx950": 4}
@@ -37,22 +40,22 @@ WAVE_TOKENS = 32
 
 @dataclass(frozen=True)
 class LaunchConfig:
-    """A workgroup of `waves` attends to `tile` tokens at a time, with 16 query heads (padded)."""
+    """A workgroup of `num_warps` waves attends to `tile` tokens at a time, with 16 query heads (padded)."""
 
-    waves: int
+    num_warps: int
     waves_per_eu: int
     why: str
 
     @property
     def tile(self) -> int:
-        return self.waves * WAVE_TOKENS
+        return self.num_warps * WAVE_TOKENS
 
 
 def choose_config(head_size: int) -> LaunchConfig:
     """The launch for a head size; neither the batch nor the number of heads changes it."""
     padded = triton.next_power_of_2(head_size)
     return LaunchConfig(
-        waves=4,
+        num_warps=4,
         waves_per_eu={64: 4, 128: 2, 256: 1}[padded],
         why=(
             "one wave per SIMD, so that workgroups of one tile still use the whole compute unit; "
@@ -60,6 +63,34 @@ def choose_config(head_size: int) -> LaunchConfig:
             "half or all of the registers"
         ),
     )
+
+
+# Predicted, not measured: a tile takes so much longer to arrive than to attend to that a second one
+# in the same part costs more than a second part to merge.
+SPLITTING = replace(
+    SPLIT_POLICY,
+    min_tokens_per_split=4 * WAVE_TOKENS,
+    why=f"parts of one tile where the GPU has room for them; otherwise: {SPLIT_POLICY.why}",
+)
+
+
+def choose_reduce_config(splits: int) -> LaunchConfig:
+    """The launch that merges so many parts, one workgroup per sequence and head."""
+    return LaunchConfig(
+        num_warps=4 if splits > 16 else 1,
+        waves_per_eu=4,
+        why=(
+            "one wave holds up to 16 parts of a head, more are shared out; 64 registers a lane "
+            "hold all of them, which a higher occupancy would not leave: loads would take turns"
+        ),
+    )
+
+
+def plan_parts(workgroups: int, tokens: int, compute_units: int, tile: int) -> int:
+    """Number of parts, none without tokens where a sequence has all the `tokens`."""
+    planned = plan_splits(workgroups, tokens, compute_units, SPLITTING)
+    tiles = max(1, -(-tokens // tile))
+    return -(-tiles // -(-tiles // planned))
 
 
 def padded_splits(splits: int) -> int:
@@ -128,7 +159,7 @@ def add_values(accumulator, value, weights, correction, mma: gl.constexpr):
 
 
 @gluon.jit(do_not_specialize=["window", "splits", "table_stride"])
-def split_kernel(
+def cdna_split_kernel(
     query_ptr,
     k_cache_ptr,
     v_cache_ptr,
@@ -273,8 +304,11 @@ def split_kernel(
     # The waves' parts become one: [W, heads, elements] with all waves in each lane.
     whole: gl.constexpr = output_layout(W, HEAD_PAD)
     of_heads: gl.constexpr = gl.SliceLayout(2, whole)
-    denominator = gl.convert_layout(gl.sum(denominator, 1), of_heads)
-    maximum = gl.convert_layout(maximum, of_heads)
+    # Together, because each exchange between waves is two barriers.
+    both = gl.join(maximum, gl.sum(denominator, 1))
+    maximum, denominator = gl.split(gl.convert_layout(both, statistics_layout(W, HEAD_PAD)))
+    maximum = gl.convert_layout(maximum, of_heads, assert_trivial=True)
+    denominator = gl.convert_layout(denominator, of_heads, assert_trivial=True)
     accumulator = gl.permute(gl.reshape(accumulator, [W, HEAD_PAD // 16, 16, 16]), [0, 3, 2, 1])
     accumulator = gl.convert_layout(gl.reshape(accumulator, [W, 16, HEAD_PAD]), whole)
     highest = gl.max(maximum, 0)
@@ -300,7 +334,7 @@ def split_kernel(
 
 
 @gluon.jit(do_not_specialize=["window", "splits"])
-def reduce_kernel(
+def cdna_reduce_kernel(
     partial_ptr,
     partial_lse_ptr,
     seq_lens_ptr,
@@ -313,15 +347,16 @@ def reduce_kernel(
     HEAD_SIZE: gl.constexpr,
     SPLITS: gl.constexpr,
     TILE: gl.constexpr,
+    W: gl.constexpr,
     HAS_WINDOW: gl.constexpr,
 ):
-    """Grid (seqs, heads), one wave. SPLITS: `splits` padded to a power of two.
+    """Grid (seqs, heads); each of W waves merges a share of the head. SPLITS: `splits` padded to a power of two.
 
     Parts that hold no tokens were not written: the last one that does is read in their place, with
     weight 0, so that all loads are under way together.
     """
     HEAD_PAD: gl.constexpr = triton.next_power_of_2(HEAD_SIZE)
-    layout: gl.constexpr = parts_layout(SPLITS, HEAD_PAD)
+    layout: gl.constexpr = parts_layout(W, SPLITS, HEAD_PAD)
     by_part: gl.constexpr = gl.SliceLayout(1, layout)
     by_element: gl.constexpr = gl.SliceLayout(0, layout)
     sequence = gl.program_id(0).to(gl.int64)
@@ -330,17 +365,21 @@ def reduce_kernel(
     start = visible_start(first_visible(seq_len, window, HAS_WINDOW), TILE)
     tiles = gl.cdiv(seq_len - start, TILE)
     used = gl.cdiv(tiles, gl.maximum(gl.cdiv(tiles, splits), 1))
+    first = (sequence * QUERY_HEADS + head) * splits
     split = gl.arange(0, SPLITS, layout=by_part)
-    part = (sequence * QUERY_HEADS + head) * splits + gl.minimum(split, gl.maximum(used - 1, 0))
+    part = first + gl.minimum(split, gl.maximum(used - 1, 0))
     element = gl.minimum(gl.arange(0, HEAD_PAD, layout=by_element), HEAD_SIZE - 1)
-    lse = gl.load(partial_lse_ptr + part)
     partial = gl.load(
         partial_ptr + gl.expand_dims(part * HEAD_SIZE, 1) + gl.expand_dims(element, 0)
     )
+    split = gl.arange(0, SPLITS, layout=lane_layout(W, SPLITS))
+    lse = gl.load(partial_lse_ptr + first + gl.minimum(split, gl.maximum(used - 1, 0)))
+    # All loads are asked for before any is waited for.
+    gl.amd.hint.sched_barrier()
     lse = gl.where(split < used, lse, float("-inf"))
     weights = gl.exp2(lse - gl.maximum(gl.max(lse, 0), -1.0e30))
-    total = gl.sum(weights, 0)
-    result = gl.sum(partial * gl.expand_dims(weights, 1), 0) / total
+    weights = gl.convert_layout(weights / gl.sum(weights, 0), by_part)
+    result = gl.sum(partial * gl.expand_dims(weights, 1), 0)
     # An empty sequence has no part at all.
     result = gl.where(used > 0, result, 0.0)
     element = gl.arange(0, HEAD_PAD, layout=by_element)
@@ -417,7 +456,7 @@ def _split_variant(
     partial = dtype if direct else "fp32"
     return CodegenVariant(
         name=name,
-        kernel=split_kernel,
+        kernel=cdna_split_kernel,
         signature={
             "query_ptr": f"*{dtype}",
             "k_cache_ptr": f"*{dtype}",
@@ -440,12 +479,12 @@ def _split_variant(
             "GROUP": group,
             "HEAD_SIZE": head_size,
             "BLOCK_SIZE": block_size,
-            "W": config.waves,
+            "W": config.num_warps,
             "DIRECT": direct,
             "HAS_WINDOW": window,
             "HAS_SOFT_CAP": soft_cap,
         },
-        num_warps=config.waves,
+        num_warps=config.num_warps,
         waves_per_eu=config.waves_per_eu,
         divisible_by_16=_STRIDES,
         over_2_gib=("k_cache_ptr", "v_cache_ptr"),
@@ -455,10 +494,11 @@ def _split_variant(
 
 
 def _reduce_variant(heads: int, head_size: int, splits: int) -> CodegenVariant:
+    config = choose_reduce_config(splits)
     name = f"cdna_reduce/bf16/heads{heads}/head{head_size}/splits{splits}"
     return CodegenVariant(
         name=name,
-        kernel=reduce_kernel,
+        kernel=cdna_reduce_kernel,
         signature={
             "partial_ptr": "*fp32",
             "partial_lse_ptr": "*fp32",
@@ -474,9 +514,11 @@ def _reduce_variant(heads: int, head_size: int, splits: int) -> CodegenVariant:
             "HEAD_SIZE": head_size,
             "SPLITS": splits,
             "TILE": choose_config(head_size).tile,
+            "W": config.num_warps,
             "HAS_WINDOW": False,
         },
-        num_warps=1,
+        num_warps=config.num_warps,
+        waves_per_eu=config.waves_per_eu,
         divisible_by_16=("out_stride_seq", "out_stride_head"),
         budgets=_BUDGETS.get(name, {}),
     )

@@ -62,13 +62,35 @@ def output_layout(waves, width):
 
 
 @gluon.constexpr_function
-def parts_layout(parts, width):
-    """[parts, width] for one wave, 4 neighbours a lane."""
-    places = [[0, element] for element in powers(4, width)] + [[part, 0] for part in powers(1, parts)]
+def statistics_layout(waves, width):
+    """[waves, 16, 2]: two numbers of each head and wave where `output_layout` has the head."""
+    whole = output_layout(waves, width)
+    bases = [
+        [[wave, head, 0] for wave, head, _ in kind]
+        for kind in (whole.reg_bases, whole.lane_bases, whole.warp_bases)
+    ]
+    registers = [[0, 0, 1], *(basis for basis in bases[0] if basis != [0, 0, 0])]
+    return gl.DistributedLinearLayout(registers, bases[1], bases[2], [], [waves, 16, 2])
+
+
+@gluon.constexpr_function
+def parts_layout(waves, parts, width):
+    """[parts, width]: each wave has all parts of its share of the width, 4 neighbours a lane."""
+    share = width // waves
+    places = [[0, element] for element in powers(4, share)] + [[part, 0] for part in powers(1, parts)]
     lanes = places[:6] + [[0, 0]] * (6 - len(places))
+    warps = [[0, element] for element in powers(share, width)]
     return gl.DistributedLinearLayout(
-        [[0, 1], [0, 2], *places[6:]], lanes, [], [], [parts, width]
+        [[0, 1], [0, 2], *places[6:]], lanes, warps, [], [parts, width]
     )
+
+
+@gluon.constexpr_function
+def lane_layout(waves, length):
+    """[length], at most 64: one a lane, the same in all waves."""
+    places = [[place] for place in powers(1, length)]
+    lanes = places + [[0]] * (6 - len(places))
+    return gl.DistributedLinearLayout([], lanes, [[0]] * len(powers(1, waves)), [], [length])
 
 
 @gluon.constexpr_function
