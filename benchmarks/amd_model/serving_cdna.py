@@ -1,4 +1,4 @@
-"""The launches of the Gluon kernels for CDNA, on the shapes of `serving`; nothing is computed here."""
+"""The launches of the Gluon kernels for CDNA on the shapes of `serving`. Predicts nothing."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ def decode(model: Model, batch: int, context: int, compute_units: int) -> Case:
 
     The last tile is attended to behind the main loop, which makes one trip fewer than there are.
     """
+    from vllm_amdopt.kernels.cdna import merge_parts
     from vllm_amdopt.kernels.cdna import paged_attention_decode as kernels
 
     config = kernels.choose_config(model.head_size)
@@ -42,14 +43,14 @@ def decode(model: Model, batch: int, context: int, compute_units: int) -> Case:
         Launch(variant, programs * used, tiles - 1, cache + tables + query + (partial or query))
     ]
     if splits > 1:
-        merging = kernels.choose_reduce_config(splits)
+        merging = merge_parts.choose_config(splits)
         reduce_variant = _like(
-            kernels.CODEGEN_VARIANTS,
-            kernels.cdna_reduce_kernel,
+            merge_parts.CODEGEN_VARIANTS,
+            merge_parts.cdna_merge_kernel,
             merging,
             QUERY_HEADS=model.query_heads,
             HEAD_SIZE=model.head_size,
-            SPLITS=kernels.padded_splits(splits),
+            SPLITS=merge_parts.padded_splits(splits),
             TILE=config.tile,
             W=merging.num_warps,
         )

@@ -79,7 +79,14 @@ DECODE_CASES = (
     AttentionCase("group_70_takes_two_tiles", (40, 9), 70, 1, 32, 8),
     AttentionCase("head_192_window_in_page", (70, 3), 6, 3, 192, 64, None, 9),
     AttentionCase(
-        "head_128_group_16_token_major", (1, 128, 129, 260), 16, 1, 128, 32, splits=2, token_major=True
+        "head_128_group_16_token_major",
+        (1, 128, 129, 260),
+        16,
+        1,
+        128,
+        32,
+        splits=2,
+        token_major=True,
     ),
     AttentionCase("head_80_window_cap", (70, 300), 3, 3, 80, 64, None, 100, 20.0, splits=2),
     AttentionCase("head_256_cap", (70, 31), 2, 2, 256, 4, None, 0, 5.0),

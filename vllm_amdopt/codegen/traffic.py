@@ -115,9 +115,15 @@ def _random(*shape: int) -> Tensor:
 
 
 def decode(
-    lengths: tuple[int, ...], kv_heads: int, group: int, size: int, block_size: int, splits: int = 1
+    lengths: tuple[int, ...],
+    kv_heads: int,
+    group: int,
+    size: int,
+    block_size: int,
+    splits: int = 1,
+    by: str = "triton",
 ) -> Workload:
-    """One new token per sequence."""
+    """One new token per sequence, by the implementation of that name."""
 
     def prepare() -> tuple[Callable[[], object], Tensor]:
         table, seq_lens, blocks = _table(lengths, block_size)
@@ -125,7 +131,7 @@ def decode(
         query = _random(len(lengths), kv_heads * group, size)
 
         def call() -> None:
-            paged_attention_decode.launch(
+            paged_attention_decode.OPERATION.run(by)(
                 query,
                 cache[..., :size],
                 cache[..., size:],
@@ -142,15 +148,18 @@ def decode(
     heads = kv_heads * group
     parts = f", {splits} parts" if splits > 1 else ""
     rows = sum(-(-length // DECODE_TILE) * DECODE_TILE for length in lengths)
+    name = "decode" if by == "triton" else f"decode ({by})"
     return Workload(
-        f"decode, {heads}/{kv_heads} heads of {size}, block {block_size}{parts}",
+        f"{name}, {heads}/{kv_heads} heads of {size}, block {block_size}{parts}",
         "keys and values",
         prepare,
         needed_bytes=sum(lengths) * kv_heads * 2 * size * 2,
         needed_flops=sum(lengths) * heads * size * 4,
-        most=rows / sum(lengths),
+        most=rows / sum(lengths) if by == "triton" else MOST,
         why="the empty rows of a sequence's last tile ask for its last token again, in the load "
-        "that brings it anyway",
+        "that brings it anyway"
+        if by == "triton"
+        else "",
     )
 
 
@@ -289,6 +298,9 @@ def workloads() -> Iterator[Workload]:
     yield decode((203, 77), 2, 4, 128, 16, splits=2)
     yield decode((130,), 1, 16, 128, 64)
     yield decode((75,), 1, 1, 128, 16)
+    yield decode((203, 77), 2, 4, 128, 16, by="gluon")
+    yield decode((203, 300), 2, 4, 128, 64, splits=2, by="gluon")
+    yield decode((75,), 1, 16, 64, 16, by="gluon")
     yield mla((70, 33), 16, 1)
     yield mla((220,), 16, 64, splits=2)
     yield mla((190,), 32, 1)

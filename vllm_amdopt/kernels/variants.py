@@ -28,8 +28,8 @@ class Budget:
     serial_loads: 128-bit loads of the main loop that such a wait finds alone under way.
     scalar_spills: scalar registers that may be kept in lanes of vector registers, at most.
     wave_private: the main loop holds neither a barrier nor a read or write of LDS.
-    The aim of full_waits, serial_loads and scalar_spills is 0; more is what a kernel costs today, written down so that it
-    cannot grow unnoticed.
+    The aim of full_waits, serial_loads and scalar_spills is 0; more is what a kernel costs today,
+    written down so that it cannot grow unnoticed.
     """
 
     waves_per_simd: float
@@ -54,7 +54,8 @@ class CodegenVariant:
     `over_2_gib` names the pointers whose storage is larger than that in serving, as a KV cache's
     is: all others are addressed with 32 bits, which takes fewer registers.
     `constexprs` holds every compile-time argument; `None` stands for an optional
-    pointer that is absent; `by_gfx` further ones that differ between chips. `waves_per_eu` 0 leaves occupancy to the compiler.
+    pointer that is absent; `by_gfx` holds further ones, those that differ between chips.
+    `waves_per_eu` 0 leaves occupancy to the compiler.
     `budgets`: gfx -> what the machine code has to keep there.
     """
 

@@ -115,11 +115,16 @@ def launch(
     *,
     sliding_window: int = 0,
     logits_soft_cap: float = 0.0,
+    k_scale: float = 1.0,
+    v_scale: float = 1.0,
+    sinks: Tensor | None = None,
+    alibi_slopes: Tensor | None = None,
     max_seq_len: int,
     splits: int | None = None,
 ) -> None:
     """The operation by the Gluon kernels. `splits` overrides the planned number of parts."""
-    sequences, heads, head_size = query.shape
+    tokens, heads, head_size = query.shape
+    sequences = block_table.shape[0]
     _, kv_heads, block_size, _ = k_cache.shape
     # An emulated GPU may change between two launches, a real one may not.
     gfx = availability.current_gfx() if query.device.type == "cpu" else _gfx(query.device)
@@ -131,11 +136,16 @@ def launch(
         dtype=query.dtype,
         cache_dtype=k_cache.dtype,
         gfx=gfx,
+        query_len=tokens // sequences if sequences else 1,
+        has_sinks=sinks is not None,
+        has_alibi=alibi_slopes is not None,
+        has_scales=(k_scale, v_scale) != (1.0, 1.0),
     )
     assert gfx is not None
     refusals.require_dense_rows(
         "paged_attention_decode", query=query, k_cache=k_cache, v_cache=v_cache, out=out
     )
+    from vllm_amdopt.kernels.cdna import merge_parts
     from vllm_amdopt.kernels.cdna import paged_attention_decode as kernels
     from vllm_amdopt.kernels.soft_cap import score_factors
 
@@ -189,8 +199,8 @@ def launch(
     )
     if direct:
         return
-    merging = kernels.choose_reduce_config(splits)
-    kernels.cdna_reduce_kernel[(sequences, heads)](
+    merging = merge_parts.choose_config(splits)
+    merge_parts.cdna_merge_kernel[(sequences, heads)](
         partial,
         partial_lse,
         seq_lens,
@@ -200,7 +210,7 @@ def launch(
         *out.stride()[:2],
         QUERY_HEADS=heads,
         HEAD_SIZE=head_size,
-        SPLITS=kernels.padded_splits(splits),
+        SPLITS=merge_parts.padded_splits(splits),
         TILE=config.tile,
         HAS_WINDOW=sliding_window > 0,
         W=merging.num_warps,

@@ -1,1 +1,1 @@
-"""Gluon kernels for CDNA (gfx942, gfx950): layouts by hand, chosen over the portable forms there."""
+"""Gluon kernels for gfx942 and gfx950, chosen there before the portable ones of the same names."""

@@ -1,9 +1,9 @@
 """Attention of one new token per sequence over a paged cache, for CDNA's matrix cores (Gluon).
 
-The algorithm of the portable kernels of the same name. What differs: each wave attends to 32 tokens
-of its own, loaded straight into the operands of the matrix instructions while the tile before them
-is attended to; the main loop has neither LDS traffic nor a barrier. `cdna_split_kernel` attends to a part
-of the keys, `cdna_reduce_kernel` merges the parts.
+The algorithm of the portable kernel of the same name. What differs: each wave attends to 32 tokens
+of its own, loaded straight into the operands of the matrix instructions while the tile before is
+attended to; the main loop has neither LDS traffic nor a barrier. The kernel attends to a part of
+the keys, and `merge_parts` merges the parts.
 """
 
 from __future__ import annotations
@@ -16,16 +16,16 @@ from triton.experimental.gluon import language as gl
 
 from vllm_amdopt.kernels.cdna.tiles import (
     axis_index,
+    first_visible,
     group_pages,
     key_layout,
-    lane_layout,
     load_keys,
     load_values,
     numbers,
     output_layout,
-    parts_layout,
     statistics_layout,
     value_layout,
+    visible_start,
 )
 from vllm_amdopt.kernels.soft_cap import base2_scores
 from vllm_amdopt.kernels.split_plan import SPLIT_POLICY, plan_splits
@@ -40,7 +40,7 @@ WAVE_TOKENS = 32
 
 @dataclass(frozen=True)
 class LaunchConfig:
-    """A workgroup of `num_warps` waves attends to `tile` tokens at a time, with 16 query heads (padded)."""
+    """`num_warps` waves attend to `tile` tokens at a time, with 16 query heads (padded)."""
 
     num_warps: int
     waves_per_eu: int
@@ -74,43 +74,11 @@ SPLITTING = replace(
 )
 
 
-def choose_reduce_config(splits: int) -> LaunchConfig:
-    """The launch that merges so many parts, one workgroup per sequence and head."""
-    return LaunchConfig(
-        num_warps=4 if splits > 16 else 1,
-        waves_per_eu=4,
-        why=(
-            "one wave holds up to 16 parts of a head, more are shared out; 64 registers a lane "
-            "hold all of them, which a higher occupancy would not leave: loads would take turns"
-        ),
-    )
-
-
 def plan_parts(workgroups: int, tokens: int, compute_units: int, tile: int) -> int:
     """Number of parts, none without tokens where a sequence has all the `tokens`."""
     planned = plan_splits(workgroups, tokens, compute_units, SPLITTING)
     tiles = max(1, -(-tokens // tile))
     return -(-tiles // -(-tiles // planned))
-
-
-def padded_splits(splits: int) -> int:
-    """The reduce kernel's number of parts: the next power of two, at least 2."""
-    return max(2, triton.next_power_of_2(splits))
-
-
-@gluon.jit
-def visible_start(low, TILE: gl.constexpr):
-    """First token of the tile that holds the first visible one."""
-    return low // TILE * TILE
-
-
-@gluon.jit
-def first_visible(seq_len, window, HAS_WINDOW: gl.constexpr):
-    """The first token that the last token of the sequence sees."""
-    if HAS_WINDOW:
-        return gl.maximum(seq_len - window, 0)
-    else:
-        return seq_len * 0
 
 
 @gluon.jit
@@ -333,60 +301,6 @@ def cdna_split_kernel(
         gl.store(partial_lse_ptr + part, highest + gl.log2(total), mask=lane < GROUP)
 
 
-@gluon.jit(do_not_specialize=["window", "splits"])
-def cdna_reduce_kernel(
-    partial_ptr,
-    partial_lse_ptr,
-    seq_lens_ptr,
-    out_ptr,
-    window,
-    splits,
-    out_stride_seq,
-    out_stride_head,
-    QUERY_HEADS: gl.constexpr,
-    HEAD_SIZE: gl.constexpr,
-    SPLITS: gl.constexpr,
-    TILE: gl.constexpr,
-    W: gl.constexpr,
-    HAS_WINDOW: gl.constexpr,
-):
-    """Grid (seqs, heads); each of W waves merges a share of the head. SPLITS: `splits` padded to a power of two.
-
-    Parts that hold no tokens were not written: the last one that does is read in their place, with
-    weight 0, so that all loads are under way together.
-    """
-    HEAD_PAD: gl.constexpr = triton.next_power_of_2(HEAD_SIZE)
-    layout: gl.constexpr = parts_layout(W, SPLITS, HEAD_PAD)
-    by_part: gl.constexpr = gl.SliceLayout(1, layout)
-    by_element: gl.constexpr = gl.SliceLayout(0, layout)
-    sequence = gl.program_id(0).to(gl.int64)
-    head = gl.program_id(1)
-    seq_len = gl.load(seq_lens_ptr + sequence)
-    start = visible_start(first_visible(seq_len, window, HAS_WINDOW), TILE)
-    tiles = gl.cdiv(seq_len - start, TILE)
-    used = gl.cdiv(tiles, gl.maximum(gl.cdiv(tiles, splits), 1))
-    first = (sequence * QUERY_HEADS + head) * splits
-    split = gl.arange(0, SPLITS, layout=by_part)
-    part = first + gl.minimum(split, gl.maximum(used - 1, 0))
-    element = gl.minimum(gl.arange(0, HEAD_PAD, layout=by_element), HEAD_SIZE - 1)
-    partial = gl.load(
-        partial_ptr + gl.expand_dims(part * HEAD_SIZE, 1) + gl.expand_dims(element, 0)
-    )
-    split = gl.arange(0, SPLITS, layout=lane_layout(W, SPLITS))
-    lse = gl.load(partial_lse_ptr + first + gl.minimum(split, gl.maximum(used - 1, 0)))
-    # All loads are asked for before any is waited for.
-    gl.amd.hint.sched_barrier()
-    lse = gl.where(split < used, lse, float("-inf"))
-    weights = gl.exp2(lse - gl.maximum(gl.max(lse, 0), -1.0e30))
-    weights = gl.convert_layout(weights / gl.sum(weights, 0), by_part)
-    result = gl.sum(partial * gl.expand_dims(weights, 1), 0)
-    # An empty sequence has no part at all.
-    result = gl.where(used > 0, result, 0.0)
-    element = gl.arange(0, HEAD_PAD, layout=by_element)
-    out_ptrs = out_ptr + sequence * out_stride_seq + head * out_stride_head + element
-    gl.store(out_ptrs, result.to(out_ptr.dtype.element_ty), mask=element < HEAD_SIZE)
-
-
 _STRIDES = (
     "query_stride_seq",
     "query_stride_head",
@@ -428,14 +342,6 @@ _BUDGETS: dict[str, dict[str, Budget]] = {
     "cdna_split/fp16/kv8/group4/head128/block16": {
         "gfx942": Budget(2, "f32_16x16x16_f16", {32: 2}, wave_private=True),
         "gfx950": Budget(2, "f32_16x16x32_f16", {32: 2}, wave_private=True),
-    },
-    "cdna_reduce/bf16/heads32/head128/splits16": {
-        "gfx942": Budget(8, narrow_loads={32: 8}),
-        "gfx950": Budget(8, narrow_loads={32: 8}),
-    },
-    "cdna_reduce/bf16/heads8/head256/splits64": {
-        "gfx942": Budget(2, scalar_spills=138),
-        "gfx950": Budget(2, scalar_spills=138),
     },
 }
 
@@ -493,37 +399,6 @@ def _split_variant(
     )
 
 
-def _reduce_variant(heads: int, head_size: int, splits: int) -> CodegenVariant:
-    config = choose_reduce_config(splits)
-    name = f"cdna_reduce/bf16/heads{heads}/head{head_size}/splits{splits}"
-    return CodegenVariant(
-        name=name,
-        kernel=cdna_reduce_kernel,
-        signature={
-            "partial_ptr": "*fp32",
-            "partial_lse_ptr": "*fp32",
-            "seq_lens_ptr": "*i32",
-            "out_ptr": "*bf16",
-            "window": "i32",
-            "splits": "i32",
-            "out_stride_seq": "i32",
-            "out_stride_head": "i32",
-        },
-        constexprs={
-            "QUERY_HEADS": heads,
-            "HEAD_SIZE": head_size,
-            "SPLITS": splits,
-            "TILE": choose_config(head_size).tile,
-            "W": config.num_warps,
-            "HAS_WINDOW": False,
-        },
-        num_warps=config.num_warps,
-        waves_per_eu=config.waves_per_eu,
-        divisible_by_16=("out_stride_seq", "out_stride_head"),
-        budgets=_BUDGETS.get(name, {}),
-    )
-
-
 CODEGEN_VARIANTS = (
     _split_variant("kv8/group4/head128/block16", 8, 4, 128, 16),
     _split_variant("kv8/group4/head128/block16/direct", 8, 4, 128, 16, direct=True),
@@ -534,6 +409,4 @@ CODEGEN_VARIANTS = (
         "kv4/group2/head256/block16/window/cap", 4, 2, 256, 16, window=True, soft_cap=True
     ),
     _split_variant("kv8/group4/head128/block16", 8, 4, 128, 16, dtype="fp16"),
-    _reduce_variant(32, 128, 16),
-    _reduce_variant(8, 256, 64),
 )

@@ -2,8 +2,9 @@
 
 Every wave of a workgroup has tiles of its own: axis 0 of all tensors is the wave, so nothing passes
 between waves, and nothing through LDS. Loads put 16 bytes of a row into a lane where the matrix
-instruction wants them; the layouts follow from its operands, [row in lanes 0-3][8 of k in registers,
-4 x 8 in lanes 4-5], and `convert_layout(assert_trivial=True)` proves that no data moves.
+instruction wants them. The layouts follow from its operands: the row is in the lane's lower four
+bits, of k 8 lie in the lane and 4 x 8 by its upper two bits. `convert_layout(assert_trivial=True)`
+is the compiler's proof that no data moves.
 
 The cache is read as words of four bytes: its numbers would otherwise be carried around the loop
 unpacked, one to a register.
@@ -77,7 +78,9 @@ def statistics_layout(waves, width):
 def parts_layout(waves, parts, width):
     """[parts, width]: each wave has all parts of its share of the width, 4 neighbours a lane."""
     share = width // waves
-    places = [[0, element] for element in powers(4, share)] + [[part, 0] for part in powers(1, parts)]
+    places = [[0, element] for element in powers(4, share)] + [
+        [part, 0] for part in powers(1, parts)
+    ]
     lanes = places[:6] + [[0, 0]] * (6 - len(places))
     warps = [[0, element] for element in powers(share, width)]
     return gl.DistributedLinearLayout(
@@ -110,6 +113,21 @@ def axis_index(size: gl.constexpr, axis: gl.constexpr, rank: gl.constexpr, layou
         if other != axis:
             index = gl.expand_dims(index, other)
     return index
+
+
+@gluon.jit
+def visible_start(low, TILE: gl.constexpr):
+    """First token of the tile that holds the first visible one."""
+    return low // TILE * TILE
+
+
+@gluon.jit
+def first_visible(seq_len, window, HAS_WINDOW: gl.constexpr):
+    """The first token that the last token of the sequence sees."""
+    if HAS_WINDOW:
+        return gl.maximum(seq_len - window, 0)
+    else:
+        return seq_len * 0
 
 
 @gluon.jit
