@@ -44,7 +44,8 @@ def test_variant_keeps_its_budget(variant, gfx):
     assert sum(made.stores.values()) > 0
     # LLVM prints the waves that the registers leave.
     (printed,) = re.findall(r"^; Occupancy: (\d+)", text, re.MULTILINE)
-    assert occupancy.waves_by_registers(made.vgpr) == int(printed)
+    most = variant.waves_per_eu or int(printed)
+    assert min(occupancy.waves_by_registers(made.vgpr), most) == int(printed)
 
 
 @pytest.mark.parametrize("variant", VARIANTS, ids=lambda variant: variant.name)

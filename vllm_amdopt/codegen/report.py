@@ -74,7 +74,7 @@ def read(text: str, variant: CodegenVariant, gfx: str, lds_bytes: int) -> Codege
         scratch_bytes=assembly.number(text, "private_segment_fixed_size"),
         lds_bytes=lds_bytes,
         num_warps=variant.num_warps,
-        waves_per_simd=waves_per_simd(registers, lds_bytes, variant.num_warps, gfx),
+        waves_per_simd=_waves(variant, registers, lds_bytes, gfx),
         instructions=len(code.instructions),
         matrix=_by_key(assembly.matrix_instructions(code.instructions)),
         loads=_widest_first(code.instructions, "load"),
@@ -86,6 +86,12 @@ def read(text: str, variant: CodegenVariant, gfx: str, lds_bytes: int) -> Codege
         loop_serial_loads=assembly.serial_loads(loop),
         loop_shared=sum(instruction.is_shared for instruction in loop),
     )
+
+
+def _waves(variant: CodegenVariant, registers: int, lds_bytes: int, gfx: str) -> float:
+    """By registers and LDS; where `waves_per_eu` is set, the code object asks for no more."""
+    waves = waves_per_simd(registers, lds_bytes, variant.num_warps, gfx)
+    return min(waves, variant.waves_per_eu) if variant.waves_per_eu else waves
 
 
 def _by_key(counts: dict[str, int]) -> dict[str, int]:

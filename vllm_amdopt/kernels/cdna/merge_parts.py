@@ -105,11 +105,11 @@ def cdna_merge_kernel(
 
 _BUDGETS: dict[str, dict[str, Budget]] = {
     "cdna_merge/bf16/heads32/head128/splits16": {
-        "gfx942": Budget(8, narrow_loads={32: 1}),
-        "gfx950": Budget(8, narrow_loads={32: 1}),
+        "gfx942": Budget(4, narrow_loads={32: 1}),
+        "gfx950": Budget(4, narrow_loads={32: 1}),
     },
     "cdna_merge/bf16/heads8/head256/splits64": {
-        "gfx942": Budget(5, narrow_loads={32: 1}),
+        "gfx942": Budget(4, narrow_loads={32: 1}),
         "gfx950": Budget(4, narrow_loads={32: 1}),
     },
 }
