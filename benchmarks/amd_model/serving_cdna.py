@@ -23,7 +23,7 @@ def decode(model: Model, batch: int, context: int, compute_units: int) -> Case:
 
     config = kernels.choose_config(model.head_size)
     programs = batch * model.kv_heads
-    splits = kernels.plan_parts(programs, context, compute_units, config.tile)
+    splits = kernels.plan_parts(programs, context, compute_units, config)
     used, tiles = _split(context, config.tile, splits)
     variant = _like(
         kernels.CODEGEN_VARIANTS,

@@ -151,7 +151,7 @@ def dtypes(gfx: str) -> dict[str, torch.dtype]:
     }
 
 
-def _facts(test: KernelTest) -> dict[str, Any]:
+def facts_of(test: KernelTest) -> dict[str, Any]:
     """What the implementation is asked about: the cache is fp8 where the case says so."""
     facts = SUITES[test.operation.name].facts(test.case)
     if getattr(test.case, "fp8", False):
@@ -172,5 +172,5 @@ def kernel_tests() -> Iterator[KernelTest]:
                         if dtype is not torch.bfloat16 and case.name not in suite.also:
                             continue
                         test = KernelTest(operation, implementation, case, dtype_name, dtype, gfx)
-                        if implementation.refusal(**_facts(test)) is None:
+                        if implementation.refusal(**facts_of(test)) is None:
                             yield test

@@ -155,7 +155,7 @@ def launch(
     visible = min(max_seq_len, sliding_window) if sliding_window else max_seq_len
     if splits is None:
         units = compute_units(query.device)
-        splits = kernels.plan_parts(sequences * kv_heads, visible, units, config.tile)
+        splits = kernels.plan_parts(sequences * kv_heads, visible, units, config)
     direct = splits == 1
     partial, partial_lse = out, out
     if not direct:

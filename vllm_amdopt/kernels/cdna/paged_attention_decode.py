@@ -8,7 +8,7 @@ the keys, and `merge_parts` merges the parts.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import triton
 from triton.experimental import gluon
@@ -28,7 +28,6 @@ from vllm_amdopt.kernels.cdna.tiles import (
     visible_start,
 )
 from vllm_amdopt.kernels.soft_cap import base2_scores
-from vllm_amdopt.kernels.split_plan import SPLIT_POLICY, plan_splits
 from vllm_amdopt.kernels.variants import Budget, CodegenVariant
 
 GENERATION = {"gfx942": 3, "gfx950": 4}
@@ -65,19 +64,19 @@ def choose_config(head_size: int) -> LaunchConfig:
     )
 
 
-# Predicted, not measured: a tile takes so much longer to arrive than to attend to that a second one
-# in the same part costs more than a second part to merge.
-SPLITTING = replace(
-    SPLIT_POLICY,
-    min_tokens_per_split=4 * WAVE_TOKENS,
-    why=f"parts of one tile where the GPU has room for them; otherwise: {SPLIT_POLICY.why}",
-)
+MOST_PARTS = 64
+"""What `merge_parts` holds in registers at head size 256."""
 
 
-def plan_parts(workgroups: int, tokens: int, compute_units: int, tile: int) -> int:
-    """Number of parts, none without tokens where a sequence has all the `tokens`."""
-    planned = plan_splits(workgroups, tokens, compute_units, SPLITTING)
-    tiles = max(1, -(-tokens // tile))
+def plan_parts(workgroups: int, tokens: int, compute_units: int, config: LaunchConfig) -> int:
+    """Number of parts: as many as the GPU runs side by side, none without tokens at full length.
+
+    One more would wait for the others to end. Predicted, not measured: a tile takes so much longer
+    to arrive than to attend to that parts may be as short as one.
+    """
+    room = compute_units * config.waves_per_eu // max(1, workgroups)
+    tiles = max(1, -(-tokens // config.tile))
+    planned = max(1, min(room, tiles, MOST_PARTS))
     return -(-tiles // -(-tiles // planned))
 
 
