@@ -147,7 +147,7 @@ def check_latent(
     slots = torch.tensor(case.slots, dtype=torch.int64)
     scale = {}
     if case.fp8:
-        scale["latent_scale"] = 0.3
+        scale["latent_scale"] = torch.tensor(0.3)
         kv_c[:, :4] *= 500.0
         k_pe[:, -1] = float("nan")
     shape = (BLOCKS, case.block_size, case.latent_size + 64)

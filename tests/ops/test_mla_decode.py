@@ -25,7 +25,7 @@ SUPPORTED = {"kv_lora_rank": 512, "rope_size": 64, "block_size": 1, "dtype": tor
             id="fp8_of_another_chip",
         ),
         pytest.param({"cache_dtype": torch.float16}, "--kv-cache-dtype auto", id="other_dtype"),
-        pytest.param({"query_len": 9}, "fewer speculative tokens", id="long_draft"),
+        pytest.param({"query_len": 17}, "fewer speculative tokens", id="long_draft"),
     ],
 )
 def test_refusals_are_sentences(change: dict[str, object], expected: str) -> None:

@@ -10,8 +10,11 @@ from contextlib import AbstractContextManager, nullcontext
 from functools import cache
 from typing import Any
 
+import torch
+
 from vllm_amdopt.integration.plugin import environment
 from vllm_amdopt.kernels import availability
+from vllm_amdopt.ops import refusals
 from vllm_amdopt.ops.operation import REFERENCE, Operation
 
 EMULATED = ("gfx942", "gfx950")
@@ -59,6 +62,21 @@ def chosen(operation: Operation, **facts: Any) -> str:
         return REFERENCE
     choice = operation.choose(**facts, gfx=gfx())
     return choice.implementation.name if choice.implementation else implementation()
+
+
+@cache
+def fp8_dtype() -> torch.dtype:
+    """The e4m3 that the device converts in hardware: what a cache of `--kv-cache-dtype fp8` holds.
+
+    An emulated GPU has its own; for the other CPU engines it is the OCP one.
+    """
+    from vllm.platforms import current_platform
+
+    engine = cpu_engine()
+    if engine is None:
+        dtype: torch.dtype = current_platform.fp8_dtype()
+        return dtype
+    return refusals.fp8_of(engine) if engine in EMULATED else torch.float8_e4m3fn
 
 
 @cache

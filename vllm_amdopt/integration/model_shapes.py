@@ -25,7 +25,12 @@ def self_test_attention(selector_config: Any, num_heads: int | None) -> None:
     if selector_config.use_mla:
         text: Any = model.hf_text_config
         self_test.check_mla(
-            heads, text.kv_lora_rank, text.qk_rope_head_dim, block_size, selector_config.dtype
+            heads,
+            text.kv_lora_rank,
+            text.qk_rope_head_dim,
+            block_size,
+            selector_config.dtype,
+            fp8=str(selector_config.kv_cache_dtype).startswith("fp8"),
         )
     else:
         self_test.check_attention(

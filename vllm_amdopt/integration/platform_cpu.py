@@ -53,12 +53,15 @@ class _MlaLimits:
     """What vLLM's CPU platform takes away from every MLA model, for the sake of its own kernel.
 
     CPU_MLA decodes at block size 16 only, so the platform forces that, and chunked prefill and
-    prefix caching off. Our backend has none of these limits, so what was asked for is put back.
+    prefix caching off. Our backend has none of these limits, so what was asked for is put back. One
+    stays: vLLM's prefill on CPUs cannot read a context from an fp8 cache, so with one a prompt
+    has to be computed whole.
     """
 
     def __init__(self, vllm_config: VllmConfig) -> None:
         cache, scheduler = vllm_config.cache_config, vllm_config.scheduler_config
         self.user_block_size = cache.block_size if cache.user_specified_block_size else None
+        self.fp8 = cache.cache_dtype.startswith("fp8")
         self.prefix_caching = cache.enable_prefix_caching
         self.chunked_prefill = scheduler.enable_chunked_prefill
         self.max_num_batched_tokens = scheduler.max_num_batched_tokens
@@ -80,6 +83,14 @@ class _MlaLimits:
             cache.block_size = self.user_block_size
         elif plan is not None and plan.is_on("mla_block_size"):
             cache.block_size = 1
+        if self.fp8:
+            # Also where vLLM's own platform leaves them on, for a backend that uses AMX.
+            cache.enable_prefix_caching = False
+            scheduler.enable_chunked_prefill = False
+            scheduler.max_num_batched_tokens = max(
+                self.max_num_batched_tokens, vllm_config.model_config.max_model_len
+            )
+            return
         cache.enable_prefix_caching = self.prefix_caching
         scheduler.enable_chunked_prefill = self.chunked_prefill
         scheduler.max_num_batched_tokens = self.max_num_batched_tokens

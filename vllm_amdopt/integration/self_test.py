@@ -11,7 +11,12 @@ from typing import Any
 
 import torch
 
-from vllm_amdopt.integration.cpu_engine import chosen, implementation, kernel_device
+from vllm_amdopt.integration.cpu_engine import (
+    chosen,
+    fp8_dtype,
+    implementation,
+    kernel_device,
+)
 from vllm_amdopt.ops import (
     gemm_small_batch,
     kv_cache_write,
@@ -88,14 +93,25 @@ def check_attention(
 
 @cache
 def check_mla(
-    num_heads: int, kv_lora_rank: int, rope_size: int, block_size: int, dtype: torch.dtype
+    num_heads: int,
+    kv_lora_rank: int,
+    rope_size: int,
+    block_size: int,
+    dtype: torch.dtype,
+    fp8: bool = False,
 ) -> None:
-    """Write and decode one short sequence of latents. Raises SelfTestError."""
+    """Write and decode one short sequence of latents, in an fp8 cache if so. Raises SelfTestError.
+
+    What was written is compared byte by byte; what is read is judged on what was written.
+    """
     generator = torch.Generator().manual_seed(0)
     width = kv_lora_rank + rope_size
     blocks = -(-CONTEXT // block_size) + 1
     device = _device()
-    cache_ = torch.zeros(blocks, block_size, width, dtype=dtype, device=device)
+    cache_ = torch.zeros(
+        blocks, block_size, width, dtype=fp8_dtype() if fp8 else dtype, device=device
+    )
+    written = cache_.clone()
     latents = torch.randn(CONTEXT, width, generator=generator).to(dtype).to(device)
     query = torch.randn(1, num_heads, width, generator=generator).to(dtype).to(device)
     table = torch.arange(blocks, dtype=torch.int32, device=device)[None]
@@ -112,6 +128,11 @@ def check_mla(
             query, cache_, table, lengths, scale, out, None,
             kv_lora_rank=kv_lora_rank, max_seq_len=CONTEXT, implementation=implementation(),
         )  # fmt: skip
+    kv_cache_write.latent_reference(
+        latents[:, :kv_lora_rank], latents[:, kv_lora_rank:], written, slots
+    )
+    if not torch.equal(cache_.view(torch.uint8), written.view(torch.uint8)):
+        raise SelfTestError("the write of latents leaves other bytes than its reference")
     truth = torch.empty_like(out, dtype=torch.float64)
     same = torch.empty_like(out)
     sizes: dict[str, Any] = {"kv_lora_rank": kv_lora_rank, "max_seq_len": CONTEXT}

@@ -111,7 +111,7 @@ def write_latent_kernel(
     k_pe_ptr,
     cache_ptr,
     slot_mapping_ptr,
-    inverse_scale,
+    scale_ptr,
     kv_c_stride_token,
     k_pe_stride_token,
     stride_block,
@@ -123,7 +123,7 @@ def write_latent_kernel(
 ):
     """Grid (tokens,); the latent first, the rotary part behind it, in the cache's dtype.
 
-    LARGEST: the largest number of a quantized cache, which gets the latent times inverse_scale and
+    LARGEST: the largest number of a quantized cache, which gets the latent over its scale and
     keeps within its range; 0 for others, which get the latent as it is.
     """
     token = tl.program_id(0).to(tl.int64)
@@ -133,6 +133,7 @@ def write_latent_kernel(
     row_ptr = cache_ptr + (slot // BLOCK_SIZE) * stride_block + (slot % BLOCK_SIZE) * stride_row
     latent = tl.arange(0, triton.next_power_of_2(LATENT_SIZE))
     kv_c = tl.load(kv_c_ptr + token * kv_c_stride_token + latent, mask=latent < LATENT_SIZE)
+    inverse_scale = 1.0 if scale_ptr is None else tl.div_rn(1.0, tl.load(scale_ptr))
     kv_c = quantized(kv_c, inverse_scale, LARGEST).to(cache_ptr.dtype.element_ty)
     tl.store(row_ptr + latent, kv_c, mask=latent < LATENT_SIZE)
     rope = tl.arange(0, triton.next_power_of_2(ROPE_SIZE))
@@ -232,7 +233,7 @@ def _latent_variant(dtype: str, block_size: int, fp8: bool = False) -> CodegenVa
             "k_pe_ptr": f"*{dtype}",
             "cache_ptr": "*fp8" if fp8 else f"*{dtype}",
             "slot_mapping_ptr": "*i64",
-            "inverse_scale": "fp32",
+            **({"scale_ptr": "*fp32"} if fp8 else {}),
             **dict.fromkeys(_LATENT_STRIDES, "i32"),
         },
         constexprs={
@@ -240,6 +241,7 @@ def _latent_variant(dtype: str, block_size: int, fp8: bool = False) -> CodegenVa
             "ROPE_SIZE": 64,
             "BLOCK_SIZE": block_size,
             "LARGEST": 240 if fp8 else 0,
+            **({} if fp8 else {"scale_ptr": None}),
         },
         num_warps=CONFIG.num_warps,
         divisible_by_16=_LATENT_STRIDES,

@@ -41,14 +41,15 @@ def latent_cache_write(
     cache: Tensor,
     slot_mapping: Tensor,
     *,
-    latent_scale: float = 1.0,
+    latent_scale: Tensor | None = None,
     implementation: str = "triton",
 ) -> None:
     """Write `kv_c[i] || k_pe[i]` to slot `slot_mapping[i]` of an MLA latent cache, cast to match.
 
     kv_c: [tokens, L]. k_pe: [tokens, R]. cache: [blocks, block_size, L + R], any strides but
     innermost 1. slot_mapping as in `kv_cache_write`. A cache in fp8 gets what is written divided by
-    latent_scale, and what exceeds its range becomes its largest number.
+    latent_scale, float32 with one element on the cache's device or None for 1, and what exceeds
+    its range becomes its largest number.
     """
     LATENT_OPERATION.run(implementation)(kv_c, k_pe, cache, slot_mapping, latent_scale=latent_scale)
 
@@ -73,7 +74,7 @@ def reference(
             cache[block, :, row] = new[token].to(cache.dtype)
 
 
-def _quantized(values: Tensor, dtype: torch.dtype, scale: float) -> Tensor:
+def _quantized(values: Tensor, dtype: torch.dtype, scale: float | Tensor) -> Tensor:
     largest = torch.finfo(dtype).max
     return (values.float() * (1.0 / scale)).clamp(-largest, largest).to(dtype)
 
@@ -89,13 +90,14 @@ def latent_reference(
     cache: Tensor,
     slot_mapping: Tensor,
     *,
-    latent_scale: float = 1.0,
+    latent_scale: Tensor | None = None,
 ) -> None:
     """`latent_cache_write` in plain PyTorch."""
     token, block, row = _written(slot_mapping, cache.shape[1])
     latents = torch.cat([kv_c[token], k_pe[token]], dim=-1)
     if cache.dtype in refusals.FP8_DTYPES:
-        stored = _quantized(latents, cache.dtype, latent_scale)
+        scale = 1.0 if latent_scale is None else latent_scale
+        stored = _quantized(latents, cache.dtype, scale)
         _as_bytes(cache)[block, row] = stored.view(torch.uint8)
     else:
         cache[block, row] = latents.to(cache.dtype)
@@ -203,7 +205,7 @@ def launch_latent(
     cache: Tensor,
     slot_mapping: Tensor,
     *,
-    latent_scale: float = 1.0,
+    latent_scale: Tensor | None = None,
 ) -> None:
     """`latent_cache_write` by the Triton kernel."""
     _check_latent(cache.shape[1], kv_c.dtype, cache.dtype)
@@ -218,7 +220,7 @@ def launch_latent(
         k_pe,
         cache,
         slot_mapping,
-        1.0 / latent_scale,
+        latent_scale if quantized else None,
         kv_c.stride(0),
         k_pe.stride(0),
         *cache.stride()[:2],

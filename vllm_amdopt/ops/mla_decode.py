@@ -14,8 +14,8 @@ from vllm_amdopt.ops.paged_cache import gather_latent, wide_dtype
 
 KV_LORA_RANKS = (256, 512)
 ROPE_SIZES = (64,)
-MAX_QUERY_LEN = 8
-"""New tokens per sequence that are tested: a draft of seven and the token before it."""
+MAX_QUERY_LEN = 16
+"""New tokens per sequence: each number is a form of its own to compile."""
 
 
 def mla_decode(
