@@ -182,8 +182,8 @@ _BUDGETS: dict[str, dict[str, Budget]] = {
         "gfx950": Budget(8, narrow_loads={16: 1}),
     },
     "write_latent/bf16/512+64/block64/fp8_cache": {
-        "gfx942": Budget(8, narrow_loads={64: 1, 16: 1}),
-        "gfx950": Budget(8, narrow_loads={64: 1, 16: 1}),
+        "gfx942": Budget(8, narrow_loads={64: 1, 32: 1, 16: 1}),
+        "gfx950": Budget(8, narrow_loads={64: 1, 32: 1, 16: 1}),
     },
     "write_latent/bf16/512+64/block64": {
         "gfx942": Budget(8, narrow_loads={16: 1}),

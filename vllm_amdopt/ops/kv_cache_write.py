@@ -220,7 +220,7 @@ def launch_latent(
         k_pe,
         cache,
         slot_mapping,
-        latent_scale if quantized else None,
+        latent_scale if cache.dtype in refusals.FP8_DTYPES else None,
         kv_c.stride(0),
         k_pe.stride(0),
         *cache.stride()[:2],
