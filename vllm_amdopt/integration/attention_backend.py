@@ -239,7 +239,9 @@ class AmdOptAttentionImpl(AttentionImpl[AmdOptAttentionMetadata]):
                     meta.seq_lens[:decodes],
                     self.scale,
                     outputs[:first],
-                    implementation=how if how == REFERENCE else self._decode_by(query, k_cache),
+                    implementation=how
+                    if how == REFERENCE
+                    else self._decode_by(query.dtype, k_cache, first // decodes, options),
                     **options,
                 )
             if meta.num_prefills:
@@ -262,16 +264,25 @@ class AmdOptAttentionImpl(AttentionImpl[AmdOptAttentionMetadata]):
             distort(outputs[: meta.num_actual_tokens])
         return output
 
-    def _decode_by(self, query: torch.Tensor, k_cache: torch.Tensor) -> str:
-        """The decode kernel for this layer; only the cache knows the size of its blocks."""
+    def _decode_by(
+        self, dtype: torch.dtype, k_cache: torch.Tensor, query_len: int, options: dict[str, Any]
+    ) -> str:
+        """The decode kernel for this layer; only the cache knows the size of its blocks.
+
+        options: the keywords of the call.
+        """
         return chosen(
             paged_attention_decode.OPERATION,
             head_size=self.head_size,
             num_heads=self.num_heads,
             num_kv_heads=self.num_kv_heads,
             block_size=k_cache.shape[2],
-            dtype=query.dtype,
+            dtype=dtype,
             cache_dtype=k_cache.dtype,
+            query_len=query_len,
+            has_sinks=options.get("sinks") is not None,
+            has_alibi=options.get("alibi_slopes") is not None,
+            has_scales=any(options.get(name, 1.0) != 1.0 for name in ("k_scale", "v_scale")),
         )
 
     def _split(self, kv_cache: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
