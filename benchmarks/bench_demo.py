@@ -79,7 +79,10 @@ def steps(out: Path, blocks: int) -> list[Step]:
     floor = f"stock:VLLM_AMDOPT=0,{VARIABLE}={FLOOR:g}"
     slowed = f"slowed:VLLM_AMDOPT=0,{VARIABLE}={SLOWED:g}"
     said = shlex.quote(f"every step takes at least {SLOWED:g} ms")
-    plain = "--serve-args '--max-model-len 512 --kv-cache-memory-bytes 64M --enforce-eager'"
+    plain = (
+        "--gpus none --wait-gpus 1h "
+        "--serve-args '--max-model-len 512 --kv-cache-memory-bytes 64M --enforce-eager'"
+    )
 
     def step(name: str, shows: str, command: str, expected: int) -> Step:
         return Step(name, shows, tuple(shlex.split(command)), expected)

@@ -17,6 +17,7 @@ from vllm_amdopt.accuracy.divergence import Position
 from vllm_amdopt.accuracy.records import logits_record
 from vllm_amdopt.accuracy.replay import Replay, ReplayFailedError, read_replay, wrong_on_purpose
 from vllm_amdopt.bench.plan import Arm
+from vllm_amdopt.bench.report.build import build, verdict_line
 from vllm_amdopt.bench.treatment import Treatment
 from vllm_amdopt.run_record import as_json, parse
 
@@ -76,6 +77,9 @@ def compare(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Compare:
         result = logits.compare_arms(settings, lambda _: None)
         record = logits_record(result, machine={}, software={}, commands=())
         assert record == parse(as_json(record), "a copy")
+        report = build([record])
+        assert record.conclusion is not None
+        assert record.conclusion.sentence in verdict_line(report)
         assert asked[0]["environment"]["VLLM_AMDOPT"] == "0"
         if len(asked) == 3:
             assert [one["doubled"] for one in asked] == [False, True, False]

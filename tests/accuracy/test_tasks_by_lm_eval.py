@@ -20,6 +20,7 @@ from vllm_amdopt.accuracy.task_items import generate
 from vllm_amdopt.accuracy.task_run import Evaluation, TaskRunError, missing_lm_eval, wait_for
 from vllm_amdopt.bench.plan import Arm
 from vllm_amdopt.bench.processes import session_members
+from vllm_amdopt.bench.report.build import build, verdict_line
 from vllm_amdopt.bench.server import ServerSettings
 from vllm_amdopt.run_record import as_json, parse
 
@@ -97,6 +98,7 @@ def test_a_loss_is_found_item_by_item_and_what_cannot_be_asked_is_a_row(answers:
     assert "the GPU went away" in rows["dying", "all"].reason
     assert record.conclusion is not None and record.conclusion.outcome == "failed"
     assert len(record.tables[0].rows) == 3 + 3 + 2
+    assert "10 of 60 items were lost" in verdict_line(build([record]))
     assert any(line.startswith("arm lossy: 50 of 60 right") for line in said)
 
 
@@ -177,7 +179,11 @@ def test_a_run_that_is_ended_from_outside_leaves_nothing_behind(
     paths = os.pathsep.join([str(program.parent), str(Path(__file__).parents[2])])
     run = subprocess.Popen(
         [sys.executable, "-m", "vllm_amdopt.cli", "accuracy", "logits", "m", "--out", "here"],
-        env={**os.environ, "PYTHONPATH": paths},
+        env={
+            **os.environ,
+            "PYTHONPATH": paths,
+            "VLLM_AMDOPT_LOCK_DIR": str(tmp_path / "locks"),
+        },
         cwd=tmp_path,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from vllm_amdopt.accuracy import logits, tasks
+from vllm_amdopt.bench.gpu_lock import WHOLE_MACHINE, Locks, lock_directory
 from vllm_amdopt.cli import main
 from vllm_amdopt.commands import accuracy
 
@@ -27,6 +29,7 @@ def asked(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[Any]:
     monkeypatch.setattr(logits, "compare_arms", stop)
     monkeypatch.setattr(tasks, "compare_arms", stop)
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("VLLM_AMDOPT_LOCK_DIR", str(tmp_path / "locks"))
     return found
 
 
@@ -128,3 +131,17 @@ def test_a_missing_lm_eval_is_said(
     monkeypatch.setattr(accuracy, "missing_lm_eval", lambda: "lm-eval is not installed: pip")
     assert main(["accuracy", "tasks", "m"]) == 2
     assert "lm-eval is not installed" in capsys.readouterr().err
+
+
+def test_two_runs_do_not_share_a_machine(
+    asked: list[Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    locks = Locks(lock_directory(os.environ))
+    locks.acquire([WHOLE_MACHINE], purpose="another run")
+    try:
+        assert main(["accuracy", "logits", "m", "--gpus", "none"]) == 5
+    finally:
+        locks.release()
+    assert "another run" in capsys.readouterr().err
+    assert not asked
+    assert main(["accuracy", "logits", "m", "--gpus", "none"]) == 130

@@ -12,7 +12,7 @@ from vllm_amdopt.accuracy.replay import Replay
 from vllm_amdopt.accuracy.task_judgement import Comparison
 from vllm_amdopt.accuracy.thresholds import FLOOR_FACTOR, LOG_LIKELIHOOD_MARGIN
 from vllm_amdopt.bench.treatment import Treatment
-from vllm_amdopt.run_record import Arm, Conclusion, Judgement, Row, RunRecord, Table, new_record
+from vllm_amdopt.run_record import Arm, Conclusion, Row, RunRecord, Table, new_record
 
 
 def logits_record(
@@ -59,7 +59,6 @@ def logits_record(
                 "log_likelihood": LOG_LIKELIHOOD_MARGIN,
             },
         },
-        judgement=Judgement(primary="kl_mean", gated=("kl_mean", "kl_p99", "disputed")),
         commands=tuple(commands),
         notes=(
             f"KL is a lower bound from the {settings.top} most probable tokens of either arm.",
@@ -117,8 +116,8 @@ def tasks_record(
             "model": settings.model,
             "tasks": {task.name: len(task.items) for task in settings.tasks},
             "concurrency": settings.evaluation.concurrency,
+            "margin": settings.margin,
         },
-        judgement=Judgement(primary="difference", margin=settings.margin),
         commands=tuple(commands),
         tables=(
             Table(

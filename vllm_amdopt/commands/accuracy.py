@@ -1,14 +1,17 @@
 """`vllm-amdopt accuracy`: whether an arm answers as the first one does; runs vLLM in subprocesses.
 
 Exit code 0: no difference beyond the limits; 1: one was found; 2: the command line is at fault;
-3: undecided, with --require-conclusive; 4: an arm could not be measured; 130: interrupted.
+3: undecided, with --require-conclusive; 4: an arm could not be measured; 5: the GPUs are taken;
+130: interrupted.
 """
 
 import argparse
 import shlex
 import signal
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -25,6 +28,9 @@ from vllm_amdopt.accuracy.task_items import (
     read_task_file,
 )
 from vllm_amdopt.accuracy.task_run import Evaluation, missing_lm_eval
+from vllm_amdopt.bench.gpu_choice import choose_gpus, wanted_count
+from vllm_amdopt.bench.gpu_lock import BusyError, Locks, lock_directory
+from vllm_amdopt.bench.gpu_use import Machine
 from vllm_amdopt.bench.plan import Arm, parse_arm, parse_duration, parse_share, words
 from vllm_amdopt.bench.server import ServerSettings
 from vllm_amdopt.commands.facts import gather
@@ -33,6 +39,7 @@ from vllm_amdopt.run_record import FILE_NAME, RunRecord, save
 
 STOCK = "stock:VLLM_AMDOPT=0"
 PLUGIN = "plugin:VLLM_AMDOPT=1"
+BUSY = 5
 CELLS = "1x128,2x128,8x128,64x128,1x2048,8x2048,1x16384,8x128+2x2048"
 """Batches on both sides of the graph sizes and of the small-batch kernels, contexts of one and of
 many splits, and prompts that join while others decode."""
@@ -122,6 +129,10 @@ def _add_common(parser: argparse.ArgumentParser) -> None:
         parser.add_argument(
             f"--{arm}-serve-args", default="", metavar="ARGS", help=f"of vLLM, in {which} only"
         )
+    parser.add_argument(
+        "--gpus", metavar="auto|0,1|none", default="auto", help="locked during the run"
+    )
+    parser.add_argument("--wait-gpus", metavar="TIME", default="0s", help="until they are free")
     parser.add_argument("--arm-timeout", default="1h", metavar="TIME", help="of one launch")
     parser.add_argument("--require-conclusive", action="store_true", help="exit code 3 if not")
     parser.add_argument(
@@ -135,6 +146,9 @@ def run(options: argparse.Namespace, environment: Mapping[str, str]) -> int:
     before = signal.signal(signal.SIGTERM, _interrupt)
     try:
         return check(options, environment)
+    except BusyError as error:
+        print(f"vllm-amdopt: {error}", file=sys.stderr)
+        return BUSY
     except KeyboardInterrupt:
         print("interrupted; every engine and server is ended", file=sys.stderr)
         return 130
@@ -169,7 +183,9 @@ def _logits(options: argparse.Namespace, environment: Mapping[str, str]) -> int:
         folder=_folder(options),
         environment=environment,
     )
-    result = logits.compare_arms(settings, _say)
+    with _gpus(options, environment) as visible:
+        settings = replace(settings, environment={**environment, **visible})
+        result = logits.compare_arms(settings, _say)
     record = logits_record(result, **_measured_on(options, environment))
     _show(logits.HEAD, logits.table(result))
     return _finish(
@@ -203,7 +219,9 @@ def _tasks(options: argparse.Namespace, environment: Mapping[str, str]) -> int:
             port=options.port,
         ),
     )
-    result = tasks.compare_arms(settings, _say)
+    with _gpus(options, environment) as visible:
+        server = replace(settings.server, base_environment={**environment, **visible})
+        result = tasks.compare_arms(replace(settings, server=server), _say)
     record = tasks_record(result, **_measured_on(options, environment))
     _show(tasks.HEAD, tasks.table(result))
     return _finish(
@@ -251,6 +269,30 @@ def _chosen_tasks(options: argparse.Namespace) -> tuple[Task, ...]:
         generate(name, options.items, options.seed, options.needle_characters) for name in names
     )
     return (*generated, *own)
+
+
+@contextmanager
+def _gpus(
+    options: argparse.Namespace, environment: Mapping[str, str]
+) -> Iterator[Mapping[str, str]]:
+    """The variables that keep a run on GPUs that nobody else uses; without a GPU, the machine is
+    locked, because two engines would share its cores. BusyError where others have them."""
+    arguments = f"{options.serve_args} {options.a_serve_args} {options.b_serve_args}"
+    locks = Locks(lock_directory(environment))
+    try:
+        choice = choose_gpus(
+            options.gpus,
+            wanted_count(words(arguments, "--serve-args")),
+            Machine(),
+            locks,
+            environment,
+            wait_seconds=parse_duration(options.wait_gpus, "--wait-gpus"),
+            on_wait=lambda who: _say(f"waiting: {who}"),
+            purpose=f"vllm-amdopt accuracy {options.accuracy_command}",
+        )
+        yield choice.environment
+    finally:
+        locks.release()
 
 
 def _folder(options: argparse.Namespace) -> Path:

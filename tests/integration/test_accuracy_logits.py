@@ -8,10 +8,10 @@ says what emulated machine code gave.
 from __future__ import annotations
 
 import os
-from pathlib import Path
 
 import pytest
 
+from tests.integration.offline import GQA, MODELS
 from tests.models.tasks import held_out
 from tests.serving import CACHES, QUIET_ENVIRONMENT
 from vllm_amdopt.accuracy import logits
@@ -20,7 +20,6 @@ from vllm_amdopt.accuracy.records import logits_record
 from vllm_amdopt.bench.plan import Arm
 from vllm_amdopt.run_record import as_json, parse
 
-MODEL = Path(__file__).parents[1] / "models" / "checkpoints" / "llama-gqa"
 PLUGIN = {"VLLM_AMDOPT": "1", "VLLM_AMDOPT_CPU_ENGINE": "reference"}
 FAULT = {"VLLM_AMDOPT_INJECT_FAULT": "attention_forward:scale=1.01"}
 
@@ -29,7 +28,7 @@ FAULT = {"VLLM_AMDOPT_INJECT_FAULT": "attention_forward:scale=1.01"}
 def result(tmp_path_factory: pytest.TempPathFactory) -> logits.LogitsResult:
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("VLLM_")}
     settings = logits.Settings(
-        model=str(MODEL),
+        model=str(MODELS / GQA),
         arms=(
             Arm("stock", {"VLLM_AMDOPT": "0"}),
             Arm("plugin", PLUGIN),
