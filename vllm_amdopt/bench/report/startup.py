@@ -46,7 +46,8 @@ def _grid(comparison: Comparison, title: str, cells: Sequence[Cell]) -> Grid:
         ),
         tuple(_row(cell) for cell in cells),
         note="Improvement is 1 − B/A of the means; the interval is that of the paired difference "
-        "in seconds, so that a stage that vanishes has one, too.",
+        "in seconds, so that a stage that vanishes has one, too. Each stage is judged alone: of "
+        "twenty that did not change, one will seem to.",
     )
 
 
