@@ -307,21 +307,64 @@ MISSING_MASK = (
 )
 
 
+CDNA, TILES = "cdna/paged_attention_decode", "cdna/tiles"
+
+GLUON = (
+    Mutant(
+        "tokens_in_the_order_of_rows",
+        CDNA,
+        "row // 4 % 4 * 8 + row // 16 * 4 + row % 4",
+        "row",
+        BORDERS,
+    ),
+    Mutant(
+        "scores_past_the_end_in_gluon",
+        CDNA,
+        "(position >= low) & (position < end)",
+        "position >= low",
+        BORDERS,
+    ),
+    Mutant(
+        "scores_before_the_window",
+        CDNA,
+        'scores = gl.where(position >= low, scores, float("-inf"))',
+        "scores = scores",
+        "head_80_window_cap",
+    ),
+    Mutant("heads_past_the_group", CDNA, "(lane < GROUP) &", "(lane < 16) &", BORDERS),
+    Mutant(
+        "rows_without_a_token",
+        CDNA,
+        "gl.where((token >= low) & (token < end), pointers, zeros_ptr)",
+        "pointers",
+        BORDERS,
+        included=TILES,
+    ),
+    Mutant(
+        "entries_past_the_sequence",
+        CDNA,
+        "gl.minimum(gl.maximum(first_token, low), end - 1)",
+        "gl.maximum(first_token, low)",
+        BORDERS,
+        included=TILES,
+    ),
+)
+
+
 def load(mutant: Mutant, directory: Path) -> ModuleType:
     """The kernel module with the mutation in it, imported from a file in `directory`."""
     place = mutant.included or mutant.stem
     source = (SOURCES / f"{place}.py").read_text()
     assert source.count(mutant.old) == 1, f"{mutant.name}: the source has changed, look for it anew"
-    module = _import(
-        f"mutant_{mutant.name}_{place}", source.replace(mutant.old, mutant.new), directory
-    )
+    name = f"mutant_{mutant.name}_{place.replace('/', '_')}"
+    module = _import(name, source.replace(mutant.old, mutant.new), directory)
     if mutant.included is None:
         return module
     including = (SOURCES / f"{mutant.stem}.py").read_text()
-    import_line = f"from vllm_amdopt.kernels.{place} import"
+    import_line = f"from vllm_amdopt.kernels.{place.replace('/', '.')} import"
     assert import_line in including
     including = including.replace(import_line, f"from {module.__name__} import")
-    return _import(f"mutant_{mutant.name}_{mutant.stem}", including, directory)
+    return _import(f"{name}_including", including, directory)
 
 
 def _import(name: str, source: str, directory: Path) -> ModuleType:

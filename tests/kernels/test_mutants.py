@@ -37,6 +37,16 @@ def test_a_mutant_is_caught(mutant: Mutant, tmp_path, monkeypatch, emulate) -> N
     assert what_is_wrong(test, emulate) is not None
 
 
+@pytest.mark.parametrize("mutant", mutants.GLUON, ids=lambda mutant: mutant.name)
+def test_a_mutant_in_gluon_is_caught(mutant: Mutant, tmp_path, monkeypatch, emulate) -> None:
+    stem = mutant.stem.rpartition("/")[2]
+    test = TESTS[f"{stem}-gluon-{mutant.case}-bf16-{GFX}"]
+    cdna = importlib.import_module(f"{kernels.__name__}.cdna")
+    importlib.import_module(f"{cdna.__name__}.{stem}")
+    monkeypatch.setattr(cdna, stem, mutants.load(mutant, tmp_path))
+    assert what_is_wrong(test, emulate) is not None
+
+
 # Small, with several rounds of the main loop.
 WITH_BARRIERS = {
     "paged_attention_decode": BORDERS,

@@ -88,7 +88,7 @@ DECODE_CASES = (
         splits=2,
         token_major=True,
     ),
-    AttentionCase("head_80_window_cap", (70, 300), 3, 3, 80, 64, None, 100, 20.0, splits=2),
+    AttentionCase("head_80_window_cap", (70, 600), 2, 2, 80, 64, None, 300, 20.0, splits=2),
     AttentionCase("head_256_cap", (70, 31), 2, 2, 256, 4, None, 0, 5.0),
     AttentionCase("fp8", (33, 64, 70, 5), 8, 2, 128, 16, splits=2, fp8=True),
     AttentionCase(
