@@ -285,7 +285,8 @@ class Trace:
 def trace_of(program: Program) -> Trace:
     """The main path: the heaviest way to the main loop, around it, and from it to the end.
 
-    The main loop is the one that does most per trip; other loops are passed once.
+    The main loop is the one that does most per trip: matrix work, then bytes loaded. Of several
+    that do as much the shortest is taken, the one without masks; other loops are passed once.
     """
     blocks = blocks_of(program)
     everything = set(range(len(blocks)))
@@ -297,11 +298,13 @@ def trace_of(program: Program) -> Trace:
             i for n in path for i in program.instructions[blocks[n].first : blocks[n].last + 1]
         )
 
-    best: tuple[int, Loop, list[int]] | None = None
+    best: tuple[tuple[int, int, int], Loop, list[int]] | None = None
     for loop in loops_of(blocks):
         latches = {i for i in loop.members if loop.header in blocks[i].successors}
         path = _heaviest(program, blocks, loop.header, set(loop.members), latches)
-        weight = _weight(code(path))
+        body = code(path)
+        loaded = sum(i.bytes for i in body if i.kind == "load")
+        weight = (sum(i.passes for i in body), loaded, -len(body))
         if path and (best is None or weight > best[0]):
             best = (weight, loop, path)
     if best is None:

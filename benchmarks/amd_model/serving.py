@@ -155,6 +155,7 @@ def _like(variants: tuple[CodegenVariant, ...], kernel: Any, config: Any, **cons
                 constexprs={**base.constexprs, **constants},
                 num_warps=getattr(config, "num_warps", base.num_warps),
                 num_stages=getattr(config, "num_stages", base.num_stages),
+                waves_per_eu=getattr(config, "waves_per_eu", base.waves_per_eu),
             )
     raise ValueError(f"no CODEGEN_VARIANTS entry is a variant of {kernel.__name__} as asked for.")
 
@@ -297,6 +298,7 @@ def prefill(model: Model, context: int) -> Case:
         kernels.CODEGEN_VARIANTS,
         kernels.prefill_kernel,
         config,
+        KV_HEADS=model.kv_heads,
         GROUP=group,
         HEAD_SIZE=model.head_size,
         BLOCK_SIZE=BLOCK_SIZE,

@@ -39,16 +39,15 @@ class Suite:
 
 
 def attention_facts(case: attention_cases.AttentionCase) -> dict[str, Any]:
-    return {
+    facts = {
         "head_size": case.head_size,
         "num_heads": case.heads,
         "num_kv_heads": case.kv_heads,
         "block_size": case.block_size,
-        "has_sinks": case.sinks,
-        "has_alibi": case.alibi,
-        "has_scales": case.fp8,
-        **({} if case.query_lens else {"query_len": case.query_len}),
     }
+    if case.query_lens is None:
+        facts["query_len"] = case.query_len
+    return facts
 
 
 SUITES: Mapping[str, Suite] = {

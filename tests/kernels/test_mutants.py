@@ -50,7 +50,7 @@ def test_a_mutant_in_gluon_is_caught(mutant: Mutant, tmp_path, monkeypatch, emul
 # Small, with several rounds of the main loop.
 WITH_BARRIERS = {
     "paged_attention_decode": BORDERS,
-    "paged_attention_prefill": "one_short_chunk",
+    "paged_attention_prefill": "alibi_group_3_block_8",
     "mla_decode": "block_64_3_heads_without_lse",
     "gemm_small_batch": "17_rows_views",
     "all_reduce_one_shot": "2_ranks_growing_and_shrinking",

@@ -118,6 +118,26 @@ PREFILL_CASES = (
     AttentionCase("head_32_block_2", (9, 40), 2, 2, 32, 2, (9, 11)),
     AttentionCase("head_192_window_in_page", (70, 3), 3, 3, 192, 64, (30, 3), 9),
     AttentionCase("head_256", (33,), 4, 2, 256, 32, (33,)),
+    AttentionCase("many_tiles_seen_whole", (300,), 4, 1, 128, 16, (5,)),
+    AttentionCase(
+        "sinks_and_a_window_over_tiles", (200, 33), 8, 2, 64, 16, (30, 33), 100, sinks=True
+    ),
+    AttentionCase("alibi_group_3_block_8", (90, 7), 6, 2, 64, 8, (20, 7), alibi=True),
+    AttentionCase("fp8", (150, 40), 8, 2, 64, 16, (20, 40), fp8=True),
+    AttentionCase(
+        "fp8_head_80_window_cap_sinks_alibi",
+        (130,),
+        4,
+        2,
+        80,
+        32,
+        (40,),
+        70,
+        20.0,
+        fp8=True,
+        sinks=True,
+        alibi=True,
+    ),
 )
 
 # The tile is 16 latents for up to 16 rows, which are heads times query tokens, and 32 for more.

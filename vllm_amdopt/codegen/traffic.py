@@ -214,7 +214,10 @@ def mla(lengths: tuple[int, ...], heads: int, block_size: int, splits: int = 1) 
 
 def prefill(tokens: int, context: int, kv_heads: int, group: int, size: int) -> Workload:
     """The last `tokens` of one sequence of `context` tokens, blocks of 16."""
-    rows = 64
+    from vllm_amdopt.kernels.paged_attention_prefill import choose_config
+
+    config = choose_config(tokens * group, size, 2)
+    rows, tile = config.rows, config.tile
 
     def prepare() -> tuple[Callable[[], object], Tensor]:
         table, seq_lens, blocks = _table((context,), 16)
@@ -239,7 +242,7 @@ def prefill(tokens: int, context: int, kv_heads: int, group: int, size: int) -> 
 
     programs = -(-tokens * group // rows)
     seen = [
-        min(context, context - tokens + (program + 1) * rows // group)
+        -(-min(context, context - tokens + (program + 1) * rows // group) // tile) * tile
         for program in range(programs)
     ]
     pairs = sum(context - tokens + token + 1 for token in range(tokens))
@@ -251,8 +254,8 @@ def prefill(tokens: int, context: int, kv_heads: int, group: int, size: int) -> 
         needed_bytes=context * kv_heads * 2 * size * 2,
         needed_flops=pairs * heads * size * 4,
         most=sum(seen) / context,
-        why=f"every {rows} rows read all the keys that they see; what is read again is bounded "
-        "by the arithmetic, not by memory",
+        why=f"every {rows} rows read all the keys that they see, in tiles of {tile}; what is read "
+        "again is bounded by the arithmetic, not by memory",
     )
 
 

@@ -154,9 +154,6 @@ def refusal(
     block_size: int,
     dtype: torch.dtype,
     cache_dtype: torch.dtype | None = None,
-    has_sinks: bool = False,
-    has_alibi: bool = False,
-    has_scales: bool = False,
     gfx: str | None = None,
 ) -> str | None:
     """Why the Triton kernel does not apply, or None. `cache_dtype` None is the same as `dtype`."""
@@ -165,11 +162,7 @@ def refusal(
         refusals.no_triton(),
         refusals.architecture(gfx),
         refusals.dtype(dtype, "the model"),
-        refusals.dtype(cache_dtype, "the KV cache"),
-        None
-        if cache_dtype is dtype
-        else f"the KV cache is {refusals.short(cache_dtype)} and the model "
-        f"{refusals.short(dtype)}; use --kv-cache-dtype auto.",
+        refusals.cache_dtype(cache_dtype, dtype, gfx),
         refusals.block_size(block_size),
         None
         if head_size in HEAD_SIZES
@@ -179,15 +172,6 @@ def refusal(
         if num_kv_heads > 0 and num_heads % num_kv_heads == 0
         else f"{num_heads} query heads do not divide evenly among {num_kv_heads} KV heads; use "
         "a tensor-parallel size that divides both.",
-        *(
-            f"the kernel has no {what} yet; use another attention backend."
-            for what, present in (
-                ("attention sinks", has_sinks),
-                ("ALiBi", has_alibi),
-                ("scales of the KV cache", has_scales),
-            )
-            if present
-        ),
     )
 
 
@@ -228,9 +212,6 @@ def launch(
         block_size=block_size,
         dtype=query.dtype,
         cache_dtype=k_cache.dtype,
-        has_sinks=sinks is not None,
-        has_alibi=alibi_slopes is not None,
-        has_scales=(k_scale, v_scale) != (1.0, 1.0),
     )
     refusals.require_dense_rows(
         "paged_attention_prefill", query=query, k_cache=k_cache, v_cache=v_cache, out=out
@@ -243,23 +224,27 @@ def launch(
         return
     group = heads // kv_heads
     config = kernels.choose_config(max_query_len * group, head_size, query.element_size())
-    score_scale, cap_log2 = score_factors(scale, logits_soft_cap)
-    kernels.prefill_kernel[(-(-max_query_len * group // config.rows), kv_heads, sequences)](
+    score_scale, cap_log2 = score_factors(scale * k_scale, logits_soft_cap)
+    kernels.prefill_kernel[(kv_heads * sequences, -(-max_query_len * group // config.rows))](
         query,
         k_cache,
         v_cache,
         block_table,
         seq_lens,
         query_start_loc,
+        sinks,
+        alibi_slopes,
         out,
         score_scale,
         cap_log2,
+        v_scale,
         sliding_window,
         block_table.stride(0),
         *query.stride()[:2],
         *k_cache.stride()[:3],
         *v_cache.stride()[:3],
         *out.stride()[:2],
+        KV_HEADS=kv_heads,
         GROUP=group,
         HEAD_SIZE=head_size,
         BLOCK_SIZE=block_size,
@@ -269,6 +254,7 @@ def launch(
         HAS_SOFT_CAP=logits_soft_cap > 0.0,
         num_warps=config.num_warps,
         num_stages=config.num_stages,
+        waves_per_eu=config.waves_per_eu,
     )
 
 
