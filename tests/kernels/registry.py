@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from tests.ops import all_reduce_cases, attention_cases, plain_cases
+from tests.ops import all_reduce_cases, attention_cases, plain_cases, rope_cases
 from vllm_amdopt import ops
 from vllm_amdopt.hardware import ARCHITECTURES
 from vllm_amdopt.ops.operation import Implementation, Operation
@@ -39,14 +39,19 @@ class Suite:
 
 
 def attention_facts(case: attention_cases.AttentionCase) -> dict[str, Any]:
-    facts = {
+    facts: dict[str, Any] = {
         "head_size": case.head_size,
         "num_heads": case.heads,
         "num_kv_heads": case.kv_heads,
         "block_size": case.block_size,
     }
     if case.query_lens is None:
-        facts["query_len"] = case.query_len
+        facts |= {
+            "query_len": case.query_len,
+            "has_sinks": case.sinks,
+            "has_alibi": case.alibi,
+            "has_scales": case.fp8,
+        }
     return facts
 
 
@@ -85,6 +90,16 @@ SUITES: Mapping[str, Suite] = {
         plain_cases.WRITE_CASES,
         lambda case: {"block_size": case.block_size},
         also=("padding_and_skips",),
+    ),
+    "rope_and_cache_write": Suite(
+        rope_cases.check_rope,
+        rope_cases.ROPE_CASES,
+        lambda case: {
+            "head_size": case.head_size,
+            "rotary_size": case.rotary,
+            "block_size": case.block_size,
+        },
+        also=("neox_padding_and_skips",),
     ),
     "latent_cache_write": Suite(
         plain_cases.check_latent,

@@ -10,10 +10,15 @@ import json
 
 import torch
 
-from tests.ops import attention_cases, plain_cases
+from tests.ops import attention_cases, plain_cases, rope_cases
 
 CHECKS = {
     "kv_cache_write": (plain_cases.check_write, plain_cases.WRITE_CASES),
+    "rope_and_cache_write": (
+        rope_cases.check_rope,
+        # Writing fp8 is refused there: test_rope_and_cache_write.py.
+        tuple(case for case in rope_cases.ROPE_CASES if not case.fp8),
+    ),
     "latent_cache_write": (plain_cases.check_latent, plain_cases.LATENT_CASES),
     "gemm_small_batch": (plain_cases.check_gemm, plain_cases.GEMM_CASES),
     "paged_attention_decode": (attention_cases.check_attention, attention_cases.DECODE_CASES),
