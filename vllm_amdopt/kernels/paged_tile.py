@@ -13,53 +13,6 @@ import triton.language as tl
 
 
 @triton.jit
-def tile_blocks(table_row_ptr, tile_start, end, BLOCK_SIZE: tl.constexpr, TILE: tl.constexpr):
-    """Block numbers (int64) of the tile's tokens: a scalar where block >= tile, otherwise [TILE].
-
-    Loaded one tile ahead by the callers, so that the table's latency does not add to the cache's.
-    """
-    if BLOCK_SIZE >= TILE:
-        return tl.load(table_row_ptr + tile_start // BLOCK_SIZE, mask=tile_start < end, other=0).to(
-            tl.int64
-        )
-    else:
-        position = tile_start + tl.arange(0, TILE)
-        return tl.load(table_row_ptr + position // BLOCK_SIZE, mask=position < end, other=0).to(
-            tl.int64
-        )
-
-
-@triton.jit
-def clamped_tile_blocks(
-    table_row_ptr,
-    tile_start,
-    first_page,
-    last_page,
-    BLOCK_SIZE: tl.constexpr,
-    TILE: tl.constexpr,
-):
-    """As `tile_blocks`, without masks: pages outside the two given ones become the nearer of them.
-
-    Blocks of 16 and more take one scalar load for each of the tile's pages, smaller ones one load
-    for each token.
-    """
-    if BLOCK_SIZE >= TILE:
-        page = tl.maximum(tl.minimum(tile_start // BLOCK_SIZE, last_page), first_page)
-        return tl.load(table_row_ptr + page).to(tl.int64)
-    elif BLOCK_SIZE >= 16:
-        page_in_tile = tl.arange(0, TILE) // BLOCK_SIZE
-        blocks = tl.zeros([TILE], tl.int32)
-        for i in tl.static_range(TILE // BLOCK_SIZE):
-            page = tl.maximum(tl.minimum(tile_start // BLOCK_SIZE + i, last_page), first_page)
-            blocks = tl.where(page_in_tile == i, tl.load(table_row_ptr + page), blocks)
-        return blocks.to(tl.int64)
-    else:
-        page = (tile_start + tl.arange(0, TILE)) // BLOCK_SIZE
-        page = tl.maximum(tl.minimum(page, last_page), first_page)
-        return tl.load(table_row_ptr + page).to(tl.int64)
-
-
-@triton.jit
 def token_offsets(
     blocks, tile_start, stride_block, stride_token, BLOCK_SIZE: tl.constexpr, TILE: tl.constexpr
 ):

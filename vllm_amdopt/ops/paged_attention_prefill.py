@@ -164,14 +164,8 @@ def refusal(
         refusals.dtype(dtype, "the model"),
         refusals.cache_dtype(cache_dtype, dtype, gfx),
         refusals.block_size(block_size),
-        None
-        if head_size in HEAD_SIZES
-        else f"head size {head_size} is not among the tested ones "
-        f"({', '.join(map(str, HEAD_SIZES))}); use another attention backend.",
-        None
-        if num_kv_heads > 0 and num_heads % num_kv_heads == 0
-        else f"{num_heads} query heads do not divide evenly among {num_kv_heads} KV heads; use "
-        "a tensor-parallel size that divides both.",
+        refusals.head_size(head_size, HEAD_SIZES),
+        refusals.head_ratio(num_heads, num_kv_heads),
     )
 
 
