@@ -117,10 +117,14 @@ def refusal(
     block_size: int,
     dtype: torch.dtype,
     cache_dtype: torch.dtype | None = None,
+    has_sinks: bool = False,
+    has_alibi: bool = False,
+    has_scales: bool = False,
     query_len: int = 1,
     gfx: str | None = None,
 ) -> str | None:
     """Why the Triton kernel does not apply, or None. `cache_dtype` None is the same as `dtype`."""
+    del has_sinks, has_alibi, has_scales
     return refusals.first(
         refusals.no_triton(),
         refusals.architecture(gfx),
