@@ -65,6 +65,22 @@ def test_interpreter_gives_stocks_tokens_in_float32(jobs: Jobs, model: str) -> N
     assert plugin.tokens() == jobs.stock(model, prompts, arguments={"dtype": "float32"}).tokens()
 
 
+def test_an_fp8_cache_is_written_and_read_by_the_kernels(jobs: Jobs) -> None:
+    """Its answers are those of stock vLLM with a bfloat16 cache: the model is sure of them."""
+    prompts = PROMPTS[:8]
+    plugin = jobs.run(
+        GQA,
+        [prompts],
+        environment={"VLLM_AMDOPT": "1", "VLLM_AMDOPT_CPU_ENGINE": "gfx942"},
+        arguments={"kv_cache_dtype": "fp8"},
+    )
+    assert plugin.error is None, plugin.log
+    assert plugin.disabled == {}
+    for kernel in ("write_heads_kernel", "decode_kernel", "prefill_kernel"):
+        assert plugin.launches.get(kernel, 0) > 0, (kernel, plugin.launches)
+    assert plugin.tokens() == jobs.stock(GQA, prompts).tokens()
+
+
 def test_references_give_stocks_tokens(jobs: Jobs) -> None:
     plugin = jobs.run(
         GQA,

@@ -36,7 +36,7 @@ FORCE = {"VLLM_AMDOPT_ATTENTION": "on", "VLLM_AMDOPT_MLA": "on", "VLLM_AMDOPT_GE
         pytest.param("qwen3-30b-a3b-fp8", {}, {"attention"}, id="GQA in FP8"),
         pytest.param("qwen3-next-80b-a3b", {}, {"gemm"}, id="hybrid"),
         pytest.param("deepseek-v3.2", {}, set(), id="sparse MLA in FP8"),
-        pytest.param("gpt-oss-20b", {}, set(), id="sinks in mxfp4"),
+        pytest.param("gpt-oss-20b", {}, {"attention"}, id="sinks in mxfp4"),
         pytest.param("gemma-3-27b", {}, {"gemm"}, id="bidirectional images"),
         pytest.param("llama-4-scout", {}, {"gemm"}, id="chunked attention"),
         pytest.param(
@@ -117,9 +117,10 @@ def test_on_a_real_gpu_only_when_switched_on(hardware: Any) -> None:
             "attention",
             "llama-3.1-8b",
             VIRTUAL,
-            {"kv_cache_dtype": "fp8"},
-            "the KV cache is fp8; the kernels read auto, bfloat16, float16 or float32 so far",
-            id="FP8 KV cache",
+            {"kv_cache_dtype": "fp8_e5m2"},
+            "the KV cache is fp8_e5m2; the kernels read auto, bfloat16, float16, float32, fp8 or "
+            "fp8_e4m3 so far",
+            id="E5M2 KV cache",
         ),
         pytest.param(
             "attention",
@@ -152,14 +153,6 @@ def test_on_a_real_gpu_only_when_switched_on(hardware: Any) -> None:
             {},
             "the model has hybrid attention, not MHA, GQA or MQA",
             id="hybrid",
-        ),
-        pytest.param(
-            "attention",
-            "gpt-oss-20b",
-            VIRTUAL,
-            {},
-            "the model has attention sinks, which the kernels do not know",
-            id="sinks",
         ),
         pytest.param(
             "mla",
@@ -262,7 +255,6 @@ def test_float32_checkpoint_is_cast_down_by_vllm() -> None:
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
-        pytest.param({"has_alibi": True}, "ALiBi", id="ALiBi"),
         pytest.param({"encoder_only": True}, "the model is an encoder;", id="encoder"),
         pytest.param({"encoder_decoder": True}, "encoder-decoder", id="encoder-decoder"),
         pytest.param({"attention_chunk_size": 8192}, "chunked local", id="chunked"),
@@ -278,6 +270,16 @@ def test_attention_variations(change: dict[str, Any], reason: str) -> None:
     decision = plan(replace(facts("llama-3.1-8b"), **change)).decision("attention")
     assert not decision.on
     assert reason in decision.reason
+
+
+@pytest.mark.parametrize("change", [{"has_alibi": True}, {"has_sinks": True}])
+def test_attention_takes_sinks_alibi_and_an_fp8_cache(change: dict[str, Any]) -> None:
+    from dataclasses import replace
+
+    from tests.policy.situations import facts
+
+    model = replace(facts("llama-3.1-8b"), **change)
+    assert plan(model, VIRTUAL, kv_cache_dtype="fp8").is_on("attention")
 
 
 def test_latent_of_another_size() -> None:

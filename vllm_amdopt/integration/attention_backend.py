@@ -22,13 +22,20 @@ from vllm.v1.attention.backend import (
 )
 from vllm.v1.attention.backends.utils import split_decodes_and_prefills
 
-from vllm_amdopt.integration.cpu_engine import chosen, implementation, kernel_device
+from vllm_amdopt.integration.cpu_engine import (
+    chosen,
+    fp8_dtype,
+    implementation,
+    kernel_device,
+)
 from vllm_amdopt.integration.faults import attempt, distortion
 from vllm_amdopt.ops import kv_cache_write, paged_attention_decode, paged_attention_prefill
 from vllm_amdopt.ops.operation import REFERENCE
 
 NAME = "AMDOPT_ATTN"
 KERNEL_BLOCK_SIZES = (128, 64, 32, 16, 8, 4, 2, 1)
+FP8_CACHES = ("fp8", "fp8_e4m3")
+"""What --kv-cache-dtype calls the platform's own e4m3."""
 
 
 class AmdOptAttentionBackend(AttentionBackend):
@@ -36,7 +43,10 @@ class AmdOptAttentionBackend(AttentionBackend):
 
     forward_includes_kv_cache_update = False
     supported_dtypes: ClassVar[list[torch.dtype]] = [torch.bfloat16, torch.float16, torch.float32]
-    supported_kv_cache_dtypes: ClassVar[list[Any]] = ["auto", "bfloat16", "float16", "float32"]
+    supported_kv_cache_dtypes: ClassVar[list[Any]] = [
+        *("auto", "bfloat16", "float16", "float32"),
+        *FP8_CACHES,
+    ]
 
     @staticmethod
     def get_name() -> str:
@@ -67,6 +77,10 @@ class AmdOptAttentionBackend(AttentionBackend):
         return True
 
     @classmethod
+    def supports_sink(cls) -> bool:
+        return True
+
+    @classmethod
     def supported_kv_cache_layouts(cls) -> Any:
         # The kernels read through strides, so any layout does. LBHNC comes first because the
         # offloading connector accepts no other.
@@ -78,7 +92,10 @@ class AmdOptAttentionBackend(AttentionBackend):
 
 @dataclass
 class AmdOptAttentionMetadata:
-    """One batch: `num_decodes` requests with one query token each, then the others.
+    """One batch: `num_decodes` requests with equally many query tokens each, then the others.
+
+    More than one where a draft is verified. Requests that only pad a captured batch have none and
+    count for nothing.
 
     query_start_loc: int32 [requests + 1]; seq_lens: int32 [requests]; block_table: int32
     [requests, blocks]; slot_mapping: int64 [tokens]. max_seq_len is an upper bound.
@@ -87,6 +104,7 @@ class AmdOptAttentionMetadata:
     num_actual_tokens: int
     num_decodes: int
     num_decode_tokens: int
+    first_prefill: int
     num_prefills: int
     max_query_len: int
     max_seq_len: int
@@ -99,16 +117,27 @@ class AmdOptAttentionMetadata:
 class AmdOptAttentionMetadataBuilder(AttentionMetadataBuilder[AmdOptAttentionMetadata]):
     """Splits the batch without reading device memory, so that it suits asynchronous scheduling."""
 
-    _cudagraph_support: ClassVar[AttentionCGSupport] = (
-        AttentionCGSupport.UNIFORM_SINGLE_TOKEN_DECODE
-    )
+    _cudagraph_support: ClassVar[AttentionCGSupport] = AttentionCGSupport.UNIFORM_BATCH
     reorder_batch_threshold: int = 1
 
     def __init__(
         self, kv_cache_spec: Any, layer_names: list[str], vllm_config: Any, device: torch.device
     ) -> None:
         super().__init__(kv_cache_spec, layer_names, vllm_config, device)
-        self._init_reorder_batch_threshold(1, supports_spec_as_decode=False)
+        self._init_reorder_batch_threshold(1, supports_spec_as_decode=True)
+        self.reorder_batch_threshold = min(
+            self.reorder_batch_threshold, paged_attention_decode.MOST_QUERY_TOKENS
+        )
+        if implementation() == "triton":
+            # Now, because a capture must not: the launches' partial results and counters.
+            model = vllm_config.model_config
+            paged_attention_decode.reserve(
+                device,
+                model.get_num_attention_heads(vllm_config.parallel_config),
+                kv_cache_spec.num_kv_heads,
+                kv_cache_spec.head_size,
+                self.reorder_batch_threshold,
+            )
 
     def build(
         self,
@@ -118,16 +147,21 @@ class AmdOptAttentionMetadataBuilder(AttentionMetadataBuilder[AmdOptAttentionMet
     ) -> AmdOptAttentionMetadata:
         common = common_attn_metadata
         num_decodes, num_prefills, num_decode_tokens, _ = split_decodes_and_prefills(
-            common, decode_threshold=1
+            common, decode_threshold=self.reorder_batch_threshold, require_uniform=True
         )
-        first_prefill_token = num_decode_tokens
         query_start_loc = common.query_start_loc
         if num_prefills and num_decodes:
-            query_start_loc = query_start_loc[num_decodes:] - first_prefill_token
+            query_start_loc = query_start_loc[num_decodes:] - num_decode_tokens
+        first_prefill = num_decodes
+        if num_decodes and self.reorder_batch_threshold > 1:
+            # On the host, without a copy from the device: what each has, the first has.
+            starts = common.query_start_loc_cpu
+            num_decodes = num_decode_tokens // max(1, int(starts[1]) - int(starts[0]))
         return AmdOptAttentionMetadata(
             num_actual_tokens=common.num_actual_tokens,
             num_decodes=num_decodes,
             num_decode_tokens=num_decode_tokens,
+            first_prefill=first_prefill,
             num_prefills=num_prefills,
             max_query_len=common.max_query_len,
             max_seq_len=common.max_seq_len,
@@ -157,8 +191,6 @@ class AmdOptAttentionImpl(AttentionImpl[AmdOptAttentionMetadata]):
         **unknown: Any,
     ) -> None:
         refused = {
-            "ALiBi": alibi_slopes is not None,
-            "attention sinks": sinks is not None,
             f"attention type {attn_type}": attn_type != AttentionType.DECODER,
             f"the arguments {sorted(unknown)}": any(v is not None for v in unknown.values()),
         }
@@ -175,6 +207,10 @@ class AmdOptAttentionImpl(AttentionImpl[AmdOptAttentionMetadata]):
         self.kv_cache_dtype = kv_cache_dtype
         self.logits_soft_cap = float(logits_soft_cap or 0.0)
         self.kv_sharing_target_layer_name = kv_sharing_target_layer_name
+        self.sinks = sinks
+        self.alibi_slopes: torch.Tensor | None = None
+        if alibi_slopes is not None:
+            self.alibi_slopes = torch.tensor(alibi_slopes, dtype=torch.float32)
 
     def do_kv_cache_update(
         self,
@@ -184,14 +220,23 @@ class AmdOptAttentionImpl(AttentionImpl[AmdOptAttentionMetadata]):
         kv_cache: torch.Tensor,
         slot_mapping: torch.Tensor,
     ) -> None:
-        """Write new keys and values, [tokens, kv_heads, head_size], to their slots (-1: none)."""
+        """Write new keys and values, [tokens, kv_heads, head_size], to their slots (-1: none).
+
+        An fp8 cache gets them divided by the layer's scales.
+        """
         if self.kv_sharing_target_layer_name is not None or kv_cache.numel() == 0:
             return
         k_cache, v_cache = self._split(kv_cache)
 
         def write(how: str) -> None:
             kv_cache_write.kv_cache_write(
-                key, value, k_cache, v_cache, slot_mapping, implementation=how
+                key,
+                value,
+                k_cache,
+                v_cache,
+                slot_mapping,
+                **self._scales(layer),
+                implementation=how,
             )
 
         self._run(write)
@@ -219,13 +264,18 @@ class AmdOptAttentionImpl(AttentionImpl[AmdOptAttentionMetadata]):
             return output.fill_(0)
         meta = attn_metadata
         k_cache, v_cache = self._split(kv_cache)
+        if self.alibi_slopes is not None and self.alibi_slopes.device != query.device:
+            self.alibi_slopes = self.alibi_slopes.to(query.device)
         shape = (-1, self.num_heads, self.head_size)
         queries = query.view(shape)
         outputs = output.view(shape)
         options: dict[str, Any] = {
             "sliding_window": self.sliding_window,
             "logits_soft_cap": self.logits_soft_cap,
+            "sinks": self.sinks,
+            "alibi_slopes": self.alibi_slopes,
             "max_seq_len": meta.max_seq_len,
+            **self._scales(layer),
         }
         decodes, first = meta.num_decodes, meta.num_decode_tokens
 
@@ -249,8 +299,8 @@ class AmdOptAttentionImpl(AttentionImpl[AmdOptAttentionMetadata]):
                     queries[first : meta.num_actual_tokens],
                     k_cache,
                     v_cache,
-                    meta.block_table[decodes:],
-                    meta.seq_lens[decodes:],
+                    meta.block_table[meta.first_prefill :],
+                    meta.seq_lens[meta.first_prefill :],
                     meta.query_start_loc,
                     self.scale,
                     outputs[first : meta.num_actual_tokens],
@@ -286,7 +336,15 @@ class AmdOptAttentionImpl(AttentionImpl[AmdOptAttentionMetadata]):
         )
 
     def _split(self, kv_cache: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        if self.kv_cache_dtype in FP8_CACHES:
+            kv_cache = kv_cache.view(fp8_dtype())  # vLLM has it as bytes
         return kv_cache[..., : self.head_size], kv_cache[..., self.head_size :]
+
+    def _scales(self, layer: Any) -> dict[str, float]:
+        """What a stored key and value are multiplied with, as the checkpoint or vLLM says."""
+        if self.kv_cache_dtype not in FP8_CACHES:
+            return {}
+        return {"k_scale": float(layer._k_scale_float), "v_scale": float(layer._v_scale_float)}
 
     @staticmethod
     def _run(work: Any) -> None:

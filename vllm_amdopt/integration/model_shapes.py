@@ -39,4 +39,5 @@ def self_test_attention(selector_config: Any, num_heads: int | None) -> None:
             selector_config.head_size,
             block_size,
             selector_config.dtype,
+            fp8=str(selector_config.kv_cache_dtype).startswith("fp8"),
         )

@@ -36,12 +36,18 @@ class SelfTestError(RuntimeError):
 
 @cache
 def check_attention(
-    num_heads: int, num_kv_heads: int, head_size: int, block_size: int, dtype: torch.dtype
+    num_heads: int,
+    num_kv_heads: int,
+    head_size: int,
+    block_size: int,
+    dtype: torch.dtype,
+    fp8: bool = False,
 ) -> None:
-    """Write, prefill and decode one short sequence. Raises SelfTestError."""
+    """Write, prefill and decode one short sequence, in an fp8 cache if so. Raises SelfTestError."""
     generator = torch.Generator().manual_seed(0)
     blocks = -(-CONTEXT // block_size) + 1
-    k_cache = torch.zeros(blocks, num_kv_heads, block_size, head_size, dtype=dtype)
+    cache_dtype = fp8_dtype() if fp8 else dtype
+    k_cache = torch.zeros(blocks, num_kv_heads, block_size, head_size, dtype=cache_dtype)
     v_cache = torch.zeros_like(k_cache)
     key, value = (
         torch.randn(CONTEXT, num_kv_heads, head_size, generator=generator).to(dtype)
@@ -59,34 +65,37 @@ def check_attention(
     )
     scale = head_size**-0.5
     options: dict[str, Any] = {"max_query_len": CONTEXT, "max_seq_len": CONTEXT}
+    scales: dict[str, Any] = {"k_scale": 0.5, "v_scale": 0.75} if fp8 else {}
     decode_by = chosen(
         paged_attention_decode.OPERATION, head_size=head_size, num_heads=num_heads,
-        num_kv_heads=num_kv_heads, block_size=block_size, dtype=dtype, cache_dtype=dtype,
+        num_kv_heads=num_kv_heads, block_size=block_size, dtype=dtype,
+        cache_dtype=cache_dtype, has_scales=fp8,
     )  # fmt: skip
     with kernel_device():
         kv_cache_write.kv_cache_write(
-            key, value, k_cache, v_cache, slots, implementation=implementation()
+            key, value, k_cache, v_cache, slots, **scales, implementation=implementation()
         )
         prefill = torch.full_like(query, float("nan"))
         paged_attention_prefill.paged_attention_prefill(
             query, k_cache, v_cache, table, lengths, starts, scale, prefill,
-            implementation=implementation(), **options,
+            implementation=implementation(), **options, **scales,
         )  # fmt: skip
         decode = torch.full_like(query[-1:], float("nan"))
         paged_attention_decode.paged_attention_decode(
             query[-1:], k_cache, v_cache, table, lengths, scale, decode,
-            max_seq_len=CONTEXT, implementation=decode_by,
+            max_seq_len=CONTEXT, implementation=decode_by, **scales,
         )  # fmt: skip
     reference = paged_attention_prefill.reference
     truth = torch.empty_like(query, dtype=torch.float64)
     reference(
         query.double(), k_cache.double(), v_cache.double(), table, lengths, starts, scale, truth,
-        **options,
+        **options, **scales,
     )  # fmt: skip
     same = torch.empty_like(query)
     reference(
-        query, k_cache, v_cache, table, lengths, starts, scale, same, compute_dtype=dtype, **options
-    )
+        query, k_cache, v_cache, table, lengths, starts, scale, same, compute_dtype=dtype,
+        **options, **scales,
+    )  # fmt: skip
     _judge("chunked prefill", prefill, truth, same)
     _judge("decode", decode, truth[-1:], same[-1:])
 

@@ -59,7 +59,7 @@ class Feature:
 
 _KERNEL_DTYPES = ("bfloat16", "float16", "float32")
 _CACHE_DTYPES = ("auto", "bfloat16", "float16", "float32")
-_LATENT_CACHE_DTYPES = (*_CACHE_DTYPES, "fp8", "fp8_e4m3")
+_QUANTIZED_TOO = (*_CACHE_DTYPES, "fp8", "fp8_e4m3")
 # What the kernels are tested for: HEAD_SIZES, KV_LORA_RANKS and ROPE_SIZES of the operations.
 _HEAD_SIZES = (32, 64, 80, 96, 128, 192, 256)
 _KV_LORA_RANKS = (256, 512)
@@ -91,7 +91,7 @@ FEATURES: tuple[Feature, ...] = (
             model_is.AttentionKindIn(("mha", "gqa", "mqa")),
             model_is.PlainCausalAttention(),
             model_is.HeadSizeIn(_HEAD_SIZES),
-            model_is.CacheDtypeIn(_CACHE_DTYPES),
+            model_is.CacheDtypeIn(_QUANTIZED_TOO),
             *_KERNELS_RUN,
         ),
         default_when=_default_when("attention"),
@@ -114,7 +114,7 @@ FEATURES: tuple[Feature, ...] = (
             model_is.AttentionKindIn(("mla",)),
             when.MlaNotDisabled(),
             model_is.LatentIn(_KV_LORA_RANKS, _ROPE_SIZES),
-            model_is.CacheDtypeIn(_LATENT_CACHE_DTYPES),
+            model_is.CacheDtypeIn(_QUANTIZED_TOO),
             *_KERNELS_RUN,
         ),
         default_when=_default_when("mla"),

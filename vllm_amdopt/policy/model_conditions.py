@@ -56,10 +56,6 @@ class PlainCausalAttention:
             return "the model is an encoder; the kernels are for causal decoders"
         if model.encoder_decoder:
             return "the model is an encoder-decoder; the kernels are for causal decoders"
-        if model.has_sinks:
-            return "the model has attention sinks, which the kernels do not know"
-        if model.has_alibi:
-            return "the model has ALiBi position biases, which the kernels do not know"
         if model.bidirectional_images:
             return "the model's image tokens attend in both directions, which the kernels do not do"
         if model.attention_chunk_size:
@@ -68,8 +64,8 @@ class PlainCausalAttention:
 
     def describe(self) -> str:
         return (
-            "a causal decoder without attention sinks, ALiBi, bidirectional image tokens or "
-            "chunked local attention"
+            "a causal decoder, with or without attention sinks or ALiBi, but without bidirectional "
+            "image tokens or chunked local attention"
         )
 
 
