@@ -13,13 +13,19 @@ import torch
 from tests.ops import attention_cases, plain_cases, rope_cases
 
 CHECKS = {
-    "kv_cache_write": (plain_cases.check_write, plain_cases.WRITE_CASES),
+    "kv_cache_write": (
+        plain_cases.check_write,
+        tuple(case for case in plain_cases.WRITE_CASES if not case.fp8),
+    ),
     "rope_and_cache_write": (
         rope_cases.check_rope,
         # Writing fp8 is refused there: test_rope_and_cache_write.py.
         tuple(case for case in rope_cases.ROPE_CASES if not case.fp8),
     ),
-    "latent_cache_write": (plain_cases.check_latent, plain_cases.LATENT_CASES),
+    "latent_cache_write": (
+        plain_cases.check_latent,
+        tuple(case for case in plain_cases.LATENT_CASES if not case.fp8),
+    ),
     "gemm_small_batch": (plain_cases.check_gemm, plain_cases.GEMM_CASES),
     "paged_attention_decode": (attention_cases.check_attention, attention_cases.DECODE_CASES),
     "paged_attention_prefill": (attention_cases.check_attention, attention_cases.PREFILL_CASES),

@@ -54,3 +54,13 @@ def test_bfloat16_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     assert sentence is not None
     assert "interpreter" in sentence
     assert refusals.dtype(torch.float16, "the model") is None
+
+
+def test_writing_fp8_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The interpreter rounds it wrongly, so `interpreter_run` leaves those cases out."""
+    assert refusals.written_fp8(torch.float8_e4m3fn) is None
+    monkeypatch.setattr(availability, "interpreted", lambda: True)
+    sentence = refusals.written_fp8(torch.float8_e4m3fn)
+    assert sentence is not None
+    assert "rounds wrongly; use --kv-cache-dtype auto" in sentence
+    assert refusals.written_fp8(torch.float16) is None

@@ -119,6 +119,7 @@ def decode_kernel(
 
     row = (tl.program_id(1) % ROW_TILES) * ROWS + tl.arange(0, ROWS)
     present = row < GROUP * QUERY_LEN
+    leading = present & (row * 0 + split == 0)  # a tensor: Triton does not interpret scalar masks
     token = row // GROUP
     head = kv_head * GROUP + row % GROUP
     low = tl.arange(0, LOW)
@@ -134,7 +135,7 @@ def decode_kernel(
         tl.store(
             out_ptrs + padded[None, :],
             tl.zeros([ROWS, triton.next_power_of_2(HEAD_SIZE)], out_type),
-            mask=present[:, None] & (padded < HEAD_SIZE)[None, :] & (split == 0),
+            mask=leading[:, None] & (padded < HEAD_SIZE)[None, :],
         )
         return
     lowest = lowest_visible(seq_len, window, HAS_WINDOW, QUERY_LEN)
@@ -158,7 +159,7 @@ def decode_kernel(
     denominator = tl.zeros([ROWS], tl.float32)
     if sinks_ptr is not None:
         # A score like any other, whose value is 0; the first part has it.
-        sink = tl.load(sinks_ptr + head, mask=present & (split == 0), other=float("-inf"))
+        sink = tl.load(sinks_ptr + head, mask=leading, other=float("-inf"))
         sink = sink.to(tl.float32) * LOG2_E
         maximum = tl.maximum(maximum, sink)
         denominator = tl.exp2(sink - maximum)

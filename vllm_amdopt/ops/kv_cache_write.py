@@ -120,6 +120,7 @@ def refusal(
         refusals.cache_dtype(cache_dtype, dtype, gfx)
         if cache_dtype in refusals.FP8_DTYPES
         else refusals.dtype(cache_dtype, "the KV cache"),
+        refusals.written_fp8(cache_dtype),
         refusals.block_size(block_size),
     )
 
@@ -133,6 +134,7 @@ def latent_refusal(
         refusals.architecture(gfx),
         refusals.dtype(dtype, "the model"),
         refusals.cache_dtype(cache_dtype, dtype, gfx),
+        refusals.written_fp8(cache_dtype),
         refusals.block_size(block_size),
     )
 

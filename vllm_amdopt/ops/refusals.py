@@ -65,6 +65,16 @@ def cache_dtype(value: torch.dtype, model: torch.dtype, gfx: str | None = None) 
     return None
 
 
+def written_fp8(value: torch.dtype) -> str | None:
+    """Reading fp8 is exact anywhere; the interpreter of Triton 3.9 makes -1.0 of -1.94 in e4m3."""
+    if value in FP8_DTYPES and availability.interpreted():
+        return (
+            f"the KV cache is {short(value)}, which Triton's interpreter rounds wrongly; use "
+            "--kv-cache-dtype auto, or a machine-code engine."
+        )
+    return None
+
+
 def fp8_of(gfx: str) -> torch.dtype:
     """The e4m3 that the chip converts in hardware."""
     return FP8_DTYPES[0] if ARCHITECTURES[gfx].fp8_flavour == "fnuz" else FP8_DTYPES[1]
