@@ -33,6 +33,12 @@ def test_what_is_not_finite_fails(value: float) -> None:
     assert "inf" in sentence
 
 
+def test_a_result_of_pytorch_that_is_not_finite_gives_no_budget() -> None:
+    """Twice an infinite error would let every output pass."""
+    with pytest.raises(ValueError, match="gives no error budget"):
+        excess(torch.zeros(3), TRUTH, torch.tensor([1.0, float("nan"), 0.5]))
+
+
 def test_infinities_in_the_truth_must_be_met() -> None:
     truth = torch.tensor([float("-inf"), 1.0])
     assert largest_error(truth.clone(), truth) == 0.0

@@ -8,7 +8,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vllm_amdopt.kernels import availability
 from vllm_amdopt.ops import refusals
 from vllm_amdopt.ops.operation import Implementation, Operation, RefusedError
 from vllm_amdopt.ops.paged_cache import wide_dtype
@@ -136,10 +135,7 @@ def refusal(
         refusals.architecture(gfx),
         refusals.dtype(dtype, "the model"),
         refusals.cache_dtype(cache_dtype or dtype, dtype, gfx),
-        "Triton's interpreter rounds to fp8 towards zero; use a machine-code engine, or "
-        "--kv-cache-dtype auto."
-        if cache_dtype in refusals.FP8_DTYPES and availability.interpreted()
-        else None,
+        refusals.written_fp8(cache_dtype or dtype),
         refusals.block_size(block_size),
         None
         if 0 < rotary_size <= head_size and rotary_size % 2 == 0
