@@ -126,7 +126,7 @@ def test_it_says_what_it_assumes(capsys: pytest.CaptureFixture[str], model: Path
             "offloading_size=32.0",
         ),
         (("--host-memory", "512", "--tp", "8", "--dp", "8"), "kv_offload", "data-parallel engines"),
-        (("--serve-args", "--kv-cache-dtype fp8"), "attention", "the KV cache is fp8"),
+        (("--serve-args", "--kv-cache-dtype fp8_e5m2"), "attention", "the KV cache is fp8_e5m2"),
         (("--serve-args", "--attention-backend TRITON_ATTN"), "attention", "you chose --attention"),
         (("--serve-args", "--dtype float64"), "gemm", "the model runs in float64"),
         (("--serve-args", "VLLM_ROCM_USE_AITER=0 vllm serve x"), "aiter", "you set VLLM_ROCM_USE"),
