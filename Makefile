@@ -16,6 +16,9 @@ BENCH_DEMO_ARGUMENTS ?=
 # the order of collection, so that fast ones come first and a file's servers are shared.
 WORKERS ?= 2
 PARALLEL = -n $(WORKERS) --dist loadfile --no-loadscope-reorder
+# A container may forbid Python to keep its compiled modules; then each of vLLM's four processes
+# compiles 6000 files at every start, which doubles its time. .venv is ours to write to.
+unexport PYTHONDONTWRITEBYTECODE
 MAKE_ENVIRONMENT = "$(PYTHON)" tests/environment/make_environment.py
 
 .DEFAULT_GOAL := help

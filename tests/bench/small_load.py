@@ -51,7 +51,9 @@ class SmallLoad:
             request = urllib.request.Request(url, data=json.dumps(body).encode())
             begin = time.perf_counter()
             try:
-                with urllib.request.urlopen(request, timeout=seconds) as response:
+                # Longer than the run may last, so that a hanging server is the run's finding; the
+                # server's end closes the connection.
+                with urllib.request.urlopen(request, timeout=seconds + 60) as response:
                     usage = json.loads(response.read())["usage"]
             except Exception as error:
                 with lock:
