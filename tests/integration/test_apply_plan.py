@@ -53,7 +53,9 @@ def own_environment(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, str]]
 
 def kept_and_vllms(environment: Mapping[str, str]) -> dict[str, str]:
     """Without what pytest sets, and what vLLM itself sets for AITER when its switches change."""
-    return {name: value for name, value in environment.items() if name.startswith(("KEPT", "VLLM_"))}
+    return {
+        name: value for name, value in environment.items() if name.startswith(("KEPT", "VLLM_"))
+    }
 
 
 def prepared(made: Plan, config: Any = None) -> Any:
