@@ -51,7 +51,12 @@ def linear_kernels() -> Any:
 
 
 def rocm_module() -> Any:
-    """vLLM's ROCm platform, imported on a machine without an AMD GPU."""
+    """vLLM's ROCm platform, imported on a machine without an AMD GPU.
+
+    It imports the kernels as `vllm._C`. Here that is one of three builds for CPUs, and where the
+    platform has loaded another one already, PyTorch ends the process.
+    """
+    sys.modules.setdefault("vllm._C", types.ModuleType("vllm._C"))
     from vllm.platforms import rocm
 
     return {

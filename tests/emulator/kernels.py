@@ -220,3 +220,12 @@ def pass_on(flags, out):
         value += 1
     tl.store(out + me, value)
     tl.atomic_xchg(flags + me, value, sem="release", scope="sys")
+
+
+@triton.jit
+def copy_shared_row(source, out, DIVISOR: tl.constexpr, ROWS: tl.constexpr):
+    """Program i copies row i // DIVISOR % ROWS, of 64 values."""
+    program = tl.program_id(0)
+    column = tl.arange(0, 64)
+    row = program // DIVISOR % ROWS
+    tl.store(out + program * 64 + column, tl.load(source + row * 64 + column))

@@ -72,6 +72,21 @@ def test_counts_add_up_by_kernel_and_the_list_of_launches_is_bounded():
     assert report[0]["seconds"] >= report[1]["seconds"]
 
 
+@pytest.mark.parametrize(("divisor", "readers"), [(1, 1), (2, 2), (8, 8)])
+def test_what_memory_delivers_is_counted_once_for_each_xcd(divisor, readers):
+    """Of 16 programs i and i + 8 share an XCD, i and i + 1 do not."""
+    rows = 16 // max(divisor, 2)
+    source, out = torch.randn(rows, 64), torch.empty(16, 64)
+    device = Device("gfx942", stats="full")
+    with device:
+        kernels.copy_shared_row[(16,)](source, out, DIVISOR=divisor, ROWS=rows, num_warps=1)
+    assert torch.equal(out, source[torch.arange(16) // divisor % rows])
+    (launch,) = device.launches
+    assert launch["loaded"][source.data_ptr()] == 16 * 256
+    assert launch["fetched64B"][source.data_ptr()] == readers * rows * 4
+    assert launch["fetched64B"][out.data_ptr()] == 0
+
+
 def test_decoded_machines_are_kept_within_bounds(monkeypatch):
     monkeypatch.setattr(runner, "MAX_MACHINES", 4)
     device = Device("gfx942")

@@ -22,10 +22,11 @@ def measured() -> list[traffic.Traffic]:
 def test_each_byte_of_a_stream_is_read_as_often_as_it_must_be(measured) -> None:
     for counted in measured:
         workload = counted.workload
-        assert 1.0 <= counted.bytes_ratio <= workload.most, workload.name
+        assert 1.0 <= counted.fetched_ratio <= workload.most, workload.name
+        assert counted.fetched_ratio <= counted.asked_ratio
         assert workload.most == traffic.MOST or workload.why
         assert counted.flops >= workload.needed_flops
-        assert counted.loaded_bytes >= counted.stream_bytes
+        assert counted.loaded_bytes >= counted.asked_bytes
         assert counted.stored_bytes > 0
 
 

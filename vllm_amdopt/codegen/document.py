@@ -43,11 +43,15 @@ KV caches are taken to be larger than 2 GiB, as they are in serving: Triton then
 TRAFFIC = """\
 ## What the kernels move and multiply
 
-Counted exactly by running small workloads in the emulator, in bfloat16. *Read* is what loads ask of
-the stream named, each byte as often as it is asked for, whatever caches do; the aim is {most} times
-what is needed at most. *Matrix work* is the work of all matrix instructions over the work needed:
-rows padded to a tile and parts that several waves compute alike count in full. *LDS* is bytes read
-from and written to it per byte of the stream.
+Counted exactly by running small workloads in the emulator, in bfloat16, and given per byte that is
+needed of the stream named. *Asked*: bytes that the lanes of all loads ask for, whatever caches do;
+lanes past the end of a sequence ask for its last token again, in the load that brings it anyway.
+*Fetched*: the 64-byte segments that the workgroups of an XCD ask for, once for each XCD, which is
+what memory delivers while its L2 keeps what it holds; the aim is {most} at most. It sees workgroups
+of the same keys on different XCDs, and does not see that they may drift apart in time. *Matrix
+work* is the work of all matrix instructions over the work needed: rows padded to a tile and parts
+that several waves compute alike count in full. *LDS* is bytes read from and written to it per byte
+of the stream.
 """
 
 
@@ -168,13 +172,22 @@ def _traffic(measured: list[Traffic]) -> str:
                 f"compiled for {t.gfx}, counted by the emulator",
                 load.stream,
                 f"{load.needed_bytes}",
-                f"{t.stream_bytes}",
-                f"{t.bytes_ratio:.3f}",
+                f"{t.asked_ratio:.3f}",
+                f"{t.fetched_ratio:.3f}",
                 f"{t.flops} / {load.needed_flops} = {ratio:.2f}" if ratio else "-",
                 f"{t.lds_bytes / load.needed_bytes:.2f}",
             ]
         )
         if load.why:
             reasons[load.name] = f"- {load.name}: {load.most:.3g} is allowed: {load.why}.\n"
-    head = ["workload", "evidence", "stream", "bytes needed", "read", "ratio", "matrix work", "LDS"]
+    head = [
+        "workload",
+        "evidence",
+        "stream",
+        "bytes needed",
+        "asked",
+        "fetched",
+        "matrix work",
+        "LDS",
+    ]
     return table(head, rows) + "\n" + "".join(reasons.values())

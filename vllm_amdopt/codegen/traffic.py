@@ -1,8 +1,10 @@
 """What the kernels move and multiply, counted exactly by running them in the emulator. No times.
 
-Bytes are those that loads ask of the memory behind all caches: a byte that two workgroups read
-counts twice. Reading each byte of a stream once is the least that a kernel can do, so a ratio near
-1 holds whatever the caches do.
+Two counts of the bytes of a stream. *Asked for*: by all lanes of all loads, each byte as often as
+it is asked for. *Fetched*: the 64-byte segments that the workgroups of each XCD ask for, once for each
+XCD; that is what comes from memory as long as the L2 of an XCD keeps what it holds, and what the
+aim is for. A segment that workgroups on two XCDs ask for counts twice, so a wrong order of
+workgroups is seen; that real ones drift apart in time, or together exceed 4 MiB, is not.
 """
 
 from __future__ import annotations
@@ -15,8 +17,8 @@ from torch import Tensor
 from triton import knobs
 
 from vllm_amdopt.codegen.assembly import matrix_flops
+from vllm_amdopt.emulator.accounting import XCDS
 from vllm_amdopt.emulator.launch import Device
-from vllm_amdopt.kernels.mla_decode_plan import choose_config
 from vllm_amdopt.ops import (
     gemm_small_batch,
     kv_cache_write,
@@ -26,11 +28,7 @@ from vllm_amdopt.ops import (
 )
 
 MOST = 1.05
-"""Bytes read per byte needed that a kernel may reach without saying why."""
-
-
-DECODE_TILE = 32
-"""Tokens that the decode kernel attends to at a time."""
+"""Bytes fetched per byte needed that a kernel may reach without saying why."""
 
 
 @dataclass(frozen=True)
@@ -38,8 +36,8 @@ class Workload:
     """One call of an operation. `prepare` makes the tensors: (call, the tensor of the stream).
 
     needed_bytes: of the stream (keys and values, latents, a weight). needed_flops: of the two
-    products, with no padding and nothing masked. `most` and `why`: the ratio of bytes that is
-    allowed where it is not MOST.
+    products, with no padding and nothing masked. `most` and `why`: the ratio of fetched bytes that
+    is allowed where it is not MOST.
     """
 
     name: str
@@ -57,15 +55,20 @@ class Traffic:
 
     workload: Workload
     gfx: str
-    stream_bytes: int
+    asked_bytes: int
+    fetched_bytes: int
     loaded_bytes: int
     stored_bytes: int
     lds_bytes: int
     flops: int
 
     @property
-    def bytes_ratio(self) -> float:
-        return self.stream_bytes / self.workload.needed_bytes
+    def asked_ratio(self) -> float:
+        return self.asked_bytes / self.workload.needed_bytes
+
+    @property
+    def fetched_ratio(self) -> float:
+        return self.fetched_bytes / self.workload.needed_bytes
 
     @property
     def flops_ratio(self) -> float | None:
@@ -83,16 +86,18 @@ def measure(workload: Workload, gfx: str) -> Traffic:
     storage = stream.untyped_storage()
     first, last = storage.data_ptr(), storage.data_ptr() + storage.nbytes()
     moved: dict[str, int] = {}
-    stream_bytes = flops = 0
+    asked = fetched = flops = 0
     for launch in device.launches:
         for kind, count in launch["bytes"].items():
             moved[kind] = moved.get(kind, 0) + count
-        stream_bytes += sum(n for base, n in launch["loaded"].items() if first <= base < last)
+        asked += sum(n for base, n in launch["loaded"].items() if first <= base < last)
+        fetched += sum(n for base, n in launch["fetched64B"].items() if first <= base < last)
         flops += sum(matrix_flops(name) * n for name, n in launch["matrix"].items())
     return Traffic(
         workload=workload,
         gfx=gfx,
-        stream_bytes=stream_bytes,
+        asked_bytes=asked,
+        fetched_bytes=64 * fetched,
         loaded_bytes=moved["global_load"] + moved["global_to_lds"] + moved["smem_load"],
         stored_bytes=moved["global_store"],
         lds_bytes=moved["lds_load"] + moved["lds_store"] + moved["global_to_lds"],
@@ -147,7 +152,6 @@ def decode(
 
     heads = kv_heads * group
     parts = f", {splits} parts" if splits > 1 else ""
-    rows = sum(-(-length // DECODE_TILE) * DECODE_TILE for length in lengths)
     name = "decode" if by == "triton" else f"decode ({by})"
     return Workload(
         f"{name}, {heads}/{kv_heads} heads of {size}, block {block_size}{parts}",
@@ -155,21 +159,12 @@ def decode(
         prepare,
         needed_bytes=sum(lengths) * kv_heads * 2 * size * 2,
         needed_flops=sum(lengths) * heads * size * 4,
-        most=rows / sum(lengths) if by == "triton" else MOST,
-        why="the empty rows of a sequence's last tile ask for its last token again, in the load "
-        "that brings it anyway"
-        if by == "triton"
-        else "",
     )
 
 
 def mla(lengths: tuple[int, ...], heads: int, block_size: int, splits: int = 1) -> Workload:
     """One new token per sequence, latents of 512 + 64."""
     width, latent = 576, 512
-    config = choose_config(heads, 2)
-    tiles = -(-heads // config.rows)
-    padded = sum(-(-length // config.tile) * config.tile for length in lengths)
-    most = tiles * padded / sum(lengths)
 
     def prepare() -> tuple[Callable[[], object], Tensor]:
         table, seq_lens, blocks = _table(lengths, block_size)
@@ -191,15 +186,6 @@ def mla(lengths: tuple[int, ...], heads: int, block_size: int, splits: int = 1) 
 
         return call, cache
 
-    why = (
-        "a tile's rows past the end are copies of the last one, asked for by the same "
-        "instruction, so that memory is not asked again"
-    )
-    if tiles > 1:
-        why = (
-            f"a program takes {config.rows} heads; the programs of the same tokens run on one XCD, "
-            "one after the other, and all but the first find the latents in its L2; " + why
-        )
     parts = f", {splits} parts" if splits > 1 else ""
     return Workload(
         f"MLA decode, {heads} heads, block {block_size}{parts}",
@@ -207,8 +193,6 @@ def mla(lengths: tuple[int, ...], heads: int, block_size: int, splits: int = 1) 
         prepare,
         needed_bytes=sum(lengths) * width * 2,
         needed_flops=sum(lengths) * heads * 2 * (width + latent),
-        most=max(MOST, most),
-        why=why if most > MOST else "",
     )
 
 
@@ -241,6 +225,7 @@ def prefill(tokens: int, context: int, kv_heads: int, group: int, size: int) -> 
         return call, cache
 
     programs = -(-tokens * group // rows)
+    apart = kv_heads % XCDS != 0
     seen = [
         -(-min(context, context - tokens + (program + 1) * rows // group) // tile) * tile
         for program in range(programs)
@@ -253,9 +238,12 @@ def prefill(tokens: int, context: int, kv_heads: int, group: int, size: int) -> 
         prepare,
         needed_bytes=context * kv_heads * 2 * size * 2,
         needed_flops=pairs * heads * size * 4,
-        most=sum(seen) / context,
-        why=f"every {rows} rows read all the keys that they see, in tiles of {tile}; what is read "
-        "again is bounded by the arithmetic, not by memory",
+        most=sum(seen) / context if apart else MOST,
+        why=f"every {rows} rows read all the keys that they see, and with {kv_heads} KV heads and "
+        f"one sequence the rows of a head are on several of the {XCDS} XCDs, to keep all of them "
+        "busy; what is read again is bounded by the arithmetic, not by memory"
+        if apart
+        else "",
     )
 
 
@@ -309,6 +297,7 @@ def workloads() -> Iterator[Workload]:
     yield mla((190,), 32, 1)
     yield mla((64,), 64, 1)
     yield prefill(40, 96, 2, 4, 128)
+    yield prefill(34, 64, 8, 4, 64)
     yield gemm(1, 128, 512)
     yield gemm(16, 128, 512)
     yield gemm(32, 128, 512)

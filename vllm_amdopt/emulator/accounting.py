@@ -11,15 +11,39 @@ from .lane_access import lane_list, waves_of
 
 SEVERAL = -2  # readers of a byte
 MAX_RACES = 100  # reports
+XCDS = 8
+"""Dies with an L2 of their own, of MI300X, MI325X and MI355X; workgroup i of a grid goes to die
+i mod 8 (AMD, "MI300X workload optimization": workgroups are dispatched round-robin to XCDs)."""
+SEGMENT_BITS = 42  # of an address of 48 bits
 LDS_BANKS = {"gfx942": 32, "gfx950": 64}  # of 4 bytes
 
 
 def note_segments(machine: Any, what: str, addresses: Any, size: int, lanes: Any) -> None:
     """Count the distinct 64-byte segments per wave of one vector memory instruction."""
-    wave = waves_of(machine, lanes) << 46
-    ends = (addresses >> 6, (addresses + size - 1) >> 6)
-    segments = np.concatenate([wave | (end & ((1 << 46) - 1)) for end in ends])
-    machine.sectors[what] += len(np.unique(segments))
+    waves = waves_of(machine, lanes)
+    ends = [end >> 6 & ((1 << SEGMENT_BITS) - 1) for end in (addresses, addresses + size - 1)]
+    of_wave = waves << SEGMENT_BITS
+    machine.sectors[what] += len(np.unique(np.concatenate([of_wave | end for end in ends])))
+    if what == "load":
+        of_xcd = machine.group_number[waves] % XCDS << SEGMENT_BITS
+        machine.fetched.append(np.unique(np.concatenate([of_xcd | end for end in ends])))
+
+
+def fetched_segments(machine: Any) -> dict[int, int]:
+    """Buffer's address -> 64-byte segments of it that loads touched, once for each XCD.
+
+    What memory has to deliver if nothing that an XCD's L2 holds is driven out during the launch;
+    without any cache it would have to deliver every byte that the loads ask for.
+    """
+    if not machine.fetched:
+        return {}
+    segments = np.unique(np.concatenate(machine.fetched)) & ((1 << SEGMENT_BITS) - 1)
+    return {
+        region.base: int(
+            np.count_nonzero((segments >= region.base >> 6) & (segments <= region.end - 1 >> 6))
+        )
+        for region in machine.memory.regions
+    }
 
 
 def note_banks(machine: Any, offsets: Any, size: int, lanes: Any) -> None:

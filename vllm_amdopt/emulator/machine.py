@@ -176,6 +176,7 @@ class Machine:
             "scratch": 0,
         }
         self.sectors = {"load": 0, "store": 0}
+        self.fetched: list[Any] = []  # segments by XCD, see accounting.fetched_segments
         self.lds_cycles = [0, 0]  # estimated, without conflicts
         self.steps = 0  # basic blocks executed
 
@@ -190,6 +191,7 @@ class Machine:
         self.lds_cycles[:] = [0, 0]
         self.steps = self.clock = 0
         self.race_log.clear()
+        self.fetched.clear()
         self.mode.set(self.mode_at_start)
 
     # ---- addresses -----------------------------------------------------------------------------

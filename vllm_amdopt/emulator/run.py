@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from .accounting import fetched_segments
 from .assembly import parse
 from .definitions import HOSTCALL, MAX_LDS, SCALAR_POISON, EmuError, Unsupported, u8, u32
 from .machine import Machine
@@ -335,6 +336,7 @@ def _counts(
         counts["lines"] = machine.lines()
         counts["matrix"] = machine.matrix_instructions()
         counts["segments64B"] = dict(machine.sectors)
+        counts["fetched64B"] = fetched_segments(machine)
         estimated, conflict_free = machine.lds_cycles
         counts["lds_cycles"] = {"estimated": estimated, "conflict_free": conflict_free}
     if machine.options["races"]:
