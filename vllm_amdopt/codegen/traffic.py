@@ -1,9 +1,9 @@
 """What the kernels move and multiply, counted exactly by running them in the emulator. No times.
 
 Two counts of the bytes of a stream. *Asked for*: by all lanes of all loads, each byte as often as
-it is asked for. *Fetched*: the 64-byte segments that the workgroups of each XCD ask for, once for each
-XCD; that is what comes from memory as long as the L2 of an XCD keeps what it holds, and what the
-aim is for. A segment that workgroups on two XCDs ask for counts twice, so a wrong order of
+it is asked for. *Fetched*: the 64-byte segments that the workgroups of each XCD ask for, once for
+each XCD; that is what comes from memory as long as the L2 of an XCD keeps what it holds, and what
+the aim is for. A segment that workgroups on two XCDs ask for counts twice, so a wrong order of
 workgroups is seen; that real ones drift apart in time, or together exceed 4 MiB, is not.
 """
 
