@@ -51,7 +51,7 @@ BROKEN = f"{ENGINE},VLLM_AMDOPT_INJECT_FAULT=attention_forward:scale=1.01"
 """Every result of the attention kernel is 1 % too large: distributions show it, answers do not."""
 
 LAME = f"{ENGINE},VLLM_AMDOPT_INJECT_FAULT=attention_forward:zero=0.01"
-"""Every hundredth row of attention is left out: 1 % of the results are wrong, and answers show it."""
+"""Every hundredth row of attention is left out: 1 % of them are wrong, and answers show it."""
 
 
 @dataclass(frozen=True)
