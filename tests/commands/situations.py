@@ -23,6 +23,7 @@ INSTALLED = Installation(
     torch=TorchBuild("2.10.0+rocm7.2", hip="7.2.26015"),
     aiter_is_from_amd=True,
     vllm_variables=frozenset({"VLLM_ROCM_USE_AITER", "VLLM_PLUGINS", "VLLM_CACHE_ROOT"}),
+    compiled=True,
 )
 
 GOOD = Facts(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import py_compile
 import sys
 from pathlib import Path
 
@@ -47,6 +48,9 @@ def test_packages_plugins_torch_and_variables(tmp_path: Path) -> None:
     assert found.torch == TorchBuild("2.10.0+rocm7.0", hip="7.0.51831")
     assert found.aiter_is_from_amd is True
     assert found.vllm_variables == {"VLLM_ROCM_USE_AITER", "VLLM_PLUGINS"}
+    assert found.compiled is False
+    py_compile.compile(str(tmp_path / "vllm" / "envs.py"))
+    assert read_installation([str(tmp_path)]).compiled is True
 
 
 def test_first_of_two_versions_counts_as_for_python(tmp_path: Path) -> None:

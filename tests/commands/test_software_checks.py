@@ -62,6 +62,24 @@ from vllm_amdopt.hardware import Hardware
             id="vllm for the cpu",
         ),
         pytest.param(
+            replace(
+                GOOD,
+                installation=installed(compiled=False),
+                environment={"PYTHONDONTWRITEBYTECODE": "1"},
+            ),
+            "compiled modules",
+            "advice",
+            "compiles some 6000 files at every start",
+            id="modules compiled at every start",
+        ),
+        pytest.param(
+            replace(GOOD, installation=installed(compiled=False)),
+            "compiled modules",
+            "fine",
+            "keeps its compiled modules",
+            id="modules to be compiled once",
+        ),
+        pytest.param(
             replace(GOOD, installation=installed(plugins={})),
             "plugin",
             "wrong",

@@ -7,6 +7,7 @@ import os
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from importlib.util import cache_from_source
 from pathlib import Path
 
 from vllm_amdopt.detection import directory_names, read
@@ -32,6 +33,7 @@ class Installation:
 
     `aiter_is_from_amd`: whether the importable package `aiter` is AMD's; None where there is none.
     `vllm_variables`: every VLLM_ variable that the installed vLLM knows; None if it is not found.
+    `compiled`: whether vLLM's modules lie there compiled for this Python; None if there is no vLLM.
     """
 
     packages: Mapping[str, str] = field(default_factory=dict)
@@ -39,6 +41,7 @@ class Installation:
     torch: TorchBuild | None = None
     aiter_is_from_amd: bool | None = None
     vllm_variables: frozenset[str] | None = None
+    compiled: bool | None = None
 
     def version(self, *names: str) -> str | None:
         """The version of the first of these packages that is installed."""
@@ -64,6 +67,7 @@ def read_installation(search_path: Iterable[str]) -> Installation:
         torch=_torch(directories),
         aiter_is_from_amd=_aiter_is_from_amd(directories),
         vllm_variables=_vllm_variables(directories),
+        compiled=_compiled(directories),
     )
 
 
@@ -110,6 +114,15 @@ def _aiter_is_from_amd(directories: Iterable[Path]) -> bool | None:
 def _vllm_variables(directories: Iterable[Path]) -> frozenset[str] | None:
     """The names in quotes in vllm/envs.py are the keys of its table of variables."""
     return frozenset(_VLLM_VARIABLE.findall(_first(directories, "vllm/envs.py"))) or None
+
+
+def _compiled(directories: Iterable[Path]) -> bool | None:
+    """By a module that every process of vLLM's imports."""
+    for directory in directories:
+        module = directory / "vllm" / "envs.py"
+        if module.is_file():
+            return Path(cache_from_source(str(module))).is_file()
+    return None
 
 
 def _first(directories: Iterable[Path], name: str) -> str:
