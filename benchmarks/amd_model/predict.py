@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from benchmarks.amd_model.assembly import (
@@ -16,7 +16,7 @@ from benchmarks.amd_model.assembly import (
     trace_of,
 )
 from benchmarks.amd_model.assumptions import Machine
-from benchmarks.amd_model.compute_unit import SIMDS, Timing, run_trace
+from benchmarks.amd_model.compute_unit import SIMDS, Timing, run, run_trace
 from benchmarks.amd_model.serving import Case, Launch
 
 _REGISTERS = 512
@@ -34,6 +34,8 @@ class Kernel:
     counts: dict[str, int]
     waves: int
     lds_bytes: int
+    alone: tuple[Instruction, ...] = ()
+    """What only the last workgroup to arrive does, when the others are done: it merges."""
 
     def residents(self, machine: Machine) -> int:
         """Workgroups that fit on a compute unit at once; 0 where one asks for too much LDS."""
@@ -58,7 +60,13 @@ class Kernel:
 
 def kernel_of(program: Program, waves: int, lds_bytes: int) -> Kernel:
     """The kernel of a parsed listing."""
-    return Kernel(trace_of(program), program.counts, waves, lds_bytes)
+    trace = trace_of(program)
+    for i, one in enumerate(trace.after):
+        # A count on this GPU that is looked at: whoever finds all others there goes on.
+        if one.kind == "atomic" and one.writes and not one.system_scope:
+            trace, alone = replace(trace, after=trace.after[:i]), trace.after[i:]
+            return Kernel(trace, program.counts, waves, lds_bytes, alone)
+    return Kernel(trace, program.counts, waves, lds_bytes)
 
 
 _compiled: dict[tuple[str, str], Kernel] = {}
@@ -187,7 +195,10 @@ def predict_launch(
     if not peers:
         reachable = machine.hbm_bandwidth * machine.hbm_reachable
         seconds = max(seconds, launch.needed_bytes / reachable)
-    # The last workgroup merges alone, when all others are done.
+    if kernel.alone and launch.merges:
+        rate = machine.cu_bytes_per_clock
+        end = run(kernel.alone, machine, waves=kernel.waves, workgroups=1, bytes_per_clock=rate)
+        seconds += end.clocks / machine.clock
     seconds += launch.merged_bytes / (machine.cu_bytes_per_clock * machine.clock)
     return LaunchPrediction(
         seconds=seconds,

@@ -102,6 +102,7 @@ class Launch:
     """One kernel launch. `trips`: of the main loop, in the mean over the workgroups that work.
 
     needed_bytes: what the launch must read and write at least once, its partial results included.
+    merges: whether its last workgroups merge what the others left, if its code has that.
     merged_bytes: partial results that single workgroups read one after the other at the end, beyond
     the one round of that loop which the main path passes.
     """
@@ -111,6 +112,7 @@ class Launch:
     trips: int
     needed_bytes: float
     merged_bytes: float = 0.0
+    merges: bool = True
 
 
 @dataclass(frozen=True)
@@ -136,11 +138,12 @@ class Case:
 def _like(variants: tuple[CodegenVariant, ...], kernel: Any, config: Any, **constants: Any) -> Any:
     """A variant of `kernel` with these constants, made from a declared one of the same form.
 
-    DIRECT decides about types, so the declared variant must have the same.
+    DIRECT, or STEPS, decides about pointers that are absent: the declared variant must have the
+    same.
     """
+    decisive = {key: constants[key] for key in ("DIRECT", "STEPS") if key in constants}
     for base in variants:
-        direct = base.constexprs.get("DIRECT")
-        if base.kernel is kernel and direct == constants.get("DIRECT", direct):
+        if base.kernel is kernel and decisive.items() <= base.constexprs.items():
             unknown = sorted(set(constants) - set(base.constexprs))
             if unknown:
                 raise ValueError(
@@ -228,7 +231,16 @@ def decode(
         "paged_attention_decode",
         model.name,
         f"batch{batch}/context{context}",
-        (Launch(variant, programs * parts, trips, cache + tables + 2 * query + partial, merged),),
+        (
+            Launch(
+                variant,
+                programs * parts,
+                trips,
+                cache + tables + 2 * query + partial,
+                merged,
+                merges=parts > 1,
+            ),
+        ),
         bytes=cache + tables + 2 * query,
         flops=4 * batch * context * model.query_heads * model.head_size,
     )

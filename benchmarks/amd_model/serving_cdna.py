@@ -17,44 +17,42 @@ def decode(model: Model, batch: int, context: int, compute_units: int) -> Case:
     """paged_attention_decode by Gluon: one new token for each of `batch` sequences of `context`.
 
     The last tile is attended to behind the main loop, which makes one trip fewer than there are.
+    All partial results that a workgroup merges are read in the code that the main path passes.
     """
-    from vllm_amdopt.kernels.cdna import merge_parts
     from vllm_amdopt.kernels.cdna import paged_attention_decode as kernels
+    from vllm_amdopt.kernels.cdna import paged_attention_decode_plan as plans
 
-    config = kernels.choose_config(model.head_size)
+    group = model.query_heads // model.kv_heads
+    config = plans.choose_config(model.head_size)
     programs = batch * model.kv_heads
-    splits = kernels.plan_parts(programs, context, compute_units, config)
-    used, tiles = _split(context, config.tile, splits)
+    parts = plans.plan_parts(programs, context, compute_units, config, group)
+    used, tiles = _split(context, config.tile, parts.splits)
     variant = _like(
         kernels.CODEGEN_VARIANTS,
         kernels.cdna_split_kernel,
         config,
         KV_HEADS=model.kv_heads,
-        GROUP=model.query_heads // model.kv_heads,
+        GROUP=group,
         HEAD_SIZE=model.head_size,
         BLOCK_SIZE=BLOCK_SIZE,
-        DIRECT=splits == 1,
+        FAN=parts.fan,
+        STEPS=parts.steps,
     )
     cache = 2 * batch * context * model.kv_heads * model.head_size * ELEMENT
     tables = batch * -(-context // BLOCK_SIZE) * 4
     query = batch * model.query_heads * model.head_size * ELEMENT
-    partial = batch * model.query_heads * used * (model.head_size + 1) * 4 if splits > 1 else 0
+    # Written and read once; what groups leave is read as well.
+    slots = used + parts.groups if used > 1 else 0
+    partial = 2 * batch * model.query_heads * slots * (model.head_size + 1) * 4
     launches = [
-        Launch(variant, programs * used, tiles - 1, cache + tables + query + (partial or query))
-    ]
-    if splits > 1:
-        merging = merge_parts.choose_config(splits)
-        reduce_variant = _like(
-            merge_parts.CODEGEN_VARIANTS,
-            merge_parts.cdna_merge_kernel,
-            merging,
-            QUERY_HEADS=model.query_heads,
-            HEAD_SIZE=model.head_size,
-            SPLITS=merge_parts.padded_splits(splits),
-            TILE=config.tile,
-            W=merging.num_warps,
+        Launch(
+            variant,
+            programs * used,
+            tiles - 1,
+            cache + tables + 2 * query + partial,
+            merges=used > 1,
         )
-        launches.append(Launch(reduce_variant, batch * model.query_heads, 1, partial + query))
+    ]
     return Case(
         "paged_attention_decode.gluon",
         model.name,

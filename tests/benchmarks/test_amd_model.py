@@ -150,11 +150,33 @@ def test_decode_cuts_short_batches_into_parts_and_long_ones_not() -> None:
     assert few.flops == 4 * 8192 * 32 * 128
 
 
-def test_a_part_of_one_tile_makes_no_trip_of_the_gluon_kernels_loop() -> None:
+def test_the_gluon_kernels_parts_make_one_trip_fewer_than_they_have_tiles() -> None:
     few, many = (serving_cdna.decode(LLAMA, batch, 8192, 304) for batch in (1, 128))
-    # 64 parts of one tile of 128 tokens each; the last tile is attended to behind the loop
-    assert [(one.workgroups, one.trips) for one in few.launches] == [(8 * 64, 0), (32, 1)]
+    # 32 parts of two tiles of 128 tokens each; the last tile is attended to behind the loop
+    assert [(one.workgroups, one.trips) for one in few.launches] == [(8 * 32, 1)]
     assert [(one.workgroups, one.trips) for one in many.launches] == [(128 * 8, 8192 // 128 - 1)]
+    # each part's 4 heads of 128 and their log-sum-exps are written and read
+    extra = few.launches[0].needed_bytes - few.bytes
+    assert extra == 2 * 32 * 8 * 4 * 129 * 4
+
+
+def test_what_the_last_workgroup_does_alone_is_behind_the_count() -> None:
+    """Merging is charged once, at the end, and its loads are not shared among all workgroups."""
+    few, many = (
+        compiled(serving_cdna.decode(LLAMA, batch, 8192, 304).launches[0].variant, "gfx942")
+        for batch in (1, 128)
+    )
+    assert few.alone[0].kind == "atomic"
+    assert not any(one.kind == "atomic" for one in few.trace.whole(1))
+    # 32 parts of 4 heads of 128 numbers of 4 bytes, by 4 waves
+    assert sum(one.bytes for one in few.alone if one.name == "buffer_load_dwordx4") * 4 == (
+        32 * 4 * 128 * 4
+    )
+    assert many.alone == ()
+
+
+def test_a_part_of_the_gluon_kernel_reads_what_the_portable_one_reads() -> None:
+    few = serving_cdna.decode(LLAMA, 1, 8192, 304)
     assert few.bytes == serving.decode(LLAMA, 1, 8192, 304).bytes
 
 

@@ -308,6 +308,7 @@ MISSING_MASK = (
 
 
 CDNA, TILES = "cdna/paged_attention_decode", "cdna/tiles"
+MERGE = "cdna/last_block_merge"
 
 GLUON = (
     Mutant(
@@ -331,7 +332,30 @@ GLUON = (
         "scores = scores",
         "head_80_window_cap",
     ),
-    Mutant("heads_past_the_group", CDNA, "(lane < GROUP) &", "(lane < 16) &", BORDERS),
+    Mutant(
+        "heads_past_the_group",
+        CDNA,
+        "mask=(head < GROUP) & (element",
+        "mask=(head < 16) & (element",
+        BORDERS,
+        included=MERGE,
+    ),
+    Mutant(
+        "heads_of_a_part",
+        CDNA,
+        "((first + part) * GROUP + head) * HEAD_SIZE",
+        "((first + part) * GROUP) * HEAD_SIZE",
+        "split_borders",
+        included=MERGE,
+    ),
+    Mutant(
+        "one_wave_early",
+        CDNA,
+        "parts * W - 1",
+        "parts * W - 2",
+        "split_borders",
+        included=MERGE,
+    ),
     Mutant(
         "rows_without_a_token",
         CDNA,

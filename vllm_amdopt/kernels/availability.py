@@ -37,8 +37,10 @@ def gluon_for_cdna() -> bool:
     places = (
         (gluon, "constexpr_function"),
         (language, "DistributedLinearLayout"),
+        (language, "atomic_add"),
         (getattr(language, "amd", None), "AMDMFMALayout"),
         (getattr(getattr(language, "amd", None), "cdna3", None), "mfma"),
+        (getattr(getattr(language, "amd", None), "cdna3", None), "buffer_load"),
         (getattr(getattr(language, "amd", None), "hint", None), "sched_barrier"),
     )
     if not all(hasattr(module, name) for module, name in places):

@@ -1,4 +1,4 @@
-"""Decode attention by the Gluon kernels for CDNA: what they refuse, and their launch.
+"""Decode attention by the Gluon kernel for CDNA: what it refuses, and its launch.
 
 The operation, its reference and the portable implementation are in `paged_attention_decode`.
 """
@@ -15,6 +15,7 @@ from vllm_amdopt.kernels import availability
 from vllm_amdopt.ops import refusals
 from vllm_amdopt.ops.compute_units import compute_units
 from vllm_amdopt.ops.operation import RefusedError
+from vllm_amdopt.ops.workspace import workspace
 
 HEAD_SIZES = (64, 80, 96, 128, 192, 256)
 DTYPES = (torch.bfloat16, torch.float16)
@@ -40,7 +41,7 @@ def refusal(
     has_alibi: bool = False,
     has_scales: bool = False,
 ) -> str | None:
-    """Why the Gluon kernels do not apply, or None. `cache_dtype` None is the same as `dtype`."""
+    """Why the Gluon kernel does not apply, or None. `cache_dtype` None is the same as `dtype`."""
     group = num_heads // num_kv_heads if num_kv_heads > 0 else 0
     several = {
         f"{query_len} query tokens per sequence": query_len != 1,
@@ -122,7 +123,7 @@ def launch(
     max_seq_len: int,
     splits: int | None = None,
 ) -> None:
-    """The operation by the Gluon kernels. `splits` overrides the planned number of parts."""
+    """The operation by the Gluon kernel. `splits` overrides the planned number of parts."""
     tokens, heads, head_size = query.shape
     sequences = block_table.shape[0]
     _, kv_heads, block_size, _ = k_cache.shape
@@ -145,28 +146,33 @@ def launch(
     refusals.require_dense_rows(
         "paged_attention_decode", query=query, k_cache=k_cache, v_cache=v_cache, out=out
     )
-    from vllm_amdopt.kernels.cdna import merge_parts
     from vllm_amdopt.kernels.cdna import paged_attention_decode as kernels
+    from vllm_amdopt.kernels.cdna import paged_attention_decode_plan as plans
     from vllm_amdopt.kernels.soft_cap import score_factors
 
     if sequences == 0:
         return
-    config = kernels.choose_config(head_size)
-    visible = min(max_seq_len, sliding_window) if sliding_window else max_seq_len
+    group, units = heads // kv_heads, compute_units(query.device)
+    workgroups = sequences * kv_heads
+    config = plans.choose_config(head_size)
     if splits is None:
-        units = compute_units(query.device)
-        splits = kernels.plan_parts(sequences * kv_heads, visible, units, config)
-    direct = splits == 1
-    partial, partial_lse = out, out
-    if not direct:
-        partial = torch.empty(
-            (sequences, heads, splits, head_size), dtype=torch.float32, device=query.device
+        visible = min(max_seq_len, sliding_window) if sliding_window else max_seq_len
+        parts = plans.plan_parts(workgroups, visible, units, config, group)
+    else:
+        parts = plans.plan_merge(splits, group)
+    partial = partial_lse = counters = None
+    if parts.steps > 0:
+        # At least what any planned launch of these sizes takes.
+        slots = max(workgroups * parts.slots, 2 * units)
+        memory = workspace(
+            query.device,
+            slots * group * (head_size + 1),
+            max(workgroups * parts.counters, 2 * units),
         )
-        partial_lse = torch.empty(
-            (sequences, heads, splits), dtype=torch.float32, device=query.device
-        )
+        partial, partial_lse = memory.floats, memory.floats[slots * group * head_size :]
+        counters = memory.counters
     score_scale, cap_log2 = score_factors(scale, logits_soft_cap)
-    kernels.cdna_split_kernel[(sequences, kv_heads, splits)](
+    kernels.cdna_split_kernel[(sequences, kv_heads, parts.splits)](
         query,
         k_cache,
         v_cache,
@@ -176,44 +182,28 @@ def launch(
         out,
         partial,
         partial_lse,
+        counters,
         score_scale,
         cap_log2,
         sliding_window,
-        splits,
+        parts.splits,
+        2**31 // parts.splits + 1 if parts.steps else 0,
+        parts.groups,
         block_table.stride(0),
         *query.stride()[:2],
         *k_cache.stride()[:3],
         *v_cache.stride()[:3],
         *out.stride()[:2],
         KV_HEADS=kv_heads,
-        GROUP=heads // kv_heads,
+        GROUP=group,
         HEAD_SIZE=head_size,
         BLOCK_SIZE=block_size,
         W=config.num_warps,
         CDNA=kernels.GENERATION[gfx],
-        DIRECT=direct,
+        FAN=parts.fan,
+        STEPS=parts.steps,
         HAS_WINDOW=sliding_window > 0,
         HAS_SOFT_CAP=logits_soft_cap > 0.0,
         num_warps=config.num_warps,
         waves_per_eu=config.waves_per_eu,
-    )
-    if direct:
-        return
-    merging = merge_parts.choose_config(splits)
-    merge_parts.cdna_merge_kernel[(sequences, heads)](
-        partial,
-        partial_lse,
-        seq_lens,
-        out,
-        sliding_window,
-        splits,
-        *out.stride()[:2],
-        QUERY_HEADS=heads,
-        HEAD_SIZE=head_size,
-        SPLITS=merge_parts.padded_splits(splits),
-        TILE=config.tile,
-        HAS_WINDOW=sliding_window > 0,
-        W=merging.num_warps,
-        num_warps=merging.num_warps,
-        waves_per_eu=merging.waves_per_eu,
     )

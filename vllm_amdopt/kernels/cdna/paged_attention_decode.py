@@ -2,18 +2,23 @@
 
 The algorithm of the portable kernel of the same name. What differs: each wave attends to 32 tokens
 of its own, loaded straight into the operands of the matrix instructions while the tile before is
-attended to; the main loop has neither LDS traffic nor a barrier. The kernel attends to a part of
-the keys, and `merge_parts` merges the parts.
+attended to; the main loop has neither LDS traffic nor a barrier. A sequence is cut into parts,
+one to a workgroup, and the last workgroup to finish merges them.
 """
 
 from __future__ import annotations
-
-from dataclasses import dataclass
 
 import triton
 from triton.experimental import gluon
 from triton.experimental.gluon import language as gl
 
+from vllm_amdopt.kernels.cdna.last_block_merge import (
+    is_last_to_arrive,
+    leave_part,
+    merge_parts,
+    store_heads,
+)
+from vllm_amdopt.kernels.cdna.paged_attention_decode_plan import choose_config, plan_merge
 from vllm_amdopt.kernels.cdna.tiles import (
     axis_index,
     first_visible,
@@ -32,52 +37,6 @@ from vllm_amdopt.kernels.variants import Budget, CodegenVariant
 
 GENERATION = {"gfx942": 3, "gfx950": 4}
 """gfx -> generation of CDNA, which names the matrix instructions."""
-
-WAVE_TOKENS = 32
-"""Tokens that a wave attends to at a time."""
-
-
-@dataclass(frozen=True)
-class LaunchConfig:
-    """`num_warps` waves attend to `tile` tokens at a time, with 16 query heads (padded)."""
-
-    num_warps: int
-    waves_per_eu: int
-    why: str
-
-    @property
-    def tile(self) -> int:
-        return self.num_warps * WAVE_TOKENS
-
-
-def choose_config(head_size: int) -> LaunchConfig:
-    """The launch for a head size; neither the batch nor the number of heads changes it."""
-    padded = triton.next_power_of_2(head_size)
-    return LaunchConfig(
-        num_warps=4,
-        waves_per_eu={64: 4, 128: 2, 256: 1}[padded],
-        why=(
-            "one wave per SIMD, so that workgroups of one tile still use the whole compute unit; "
-            "a wave's 32 keys and values, the ones in use and the ones under way, take a quarter, "
-            "half or all of the registers"
-        ),
-    )
-
-
-MOST_PARTS = 64
-"""What `merge_parts` holds in registers at head size 256."""
-
-
-def plan_parts(workgroups: int, tokens: int, compute_units: int, config: LaunchConfig) -> int:
-    """Number of parts: as many as the GPU runs side by side, none without tokens at full length.
-
-    One more would wait for the others to end. Predicted, not measured: a tile takes so much longer
-    to arrive than to attend to that parts may be as short as one.
-    """
-    room = compute_units * config.waves_per_eu // max(1, workgroups)
-    tiles = max(1, -(-tokens // config.tile))
-    planned = max(1, min(room, tiles, MOST_PARTS))
-    return -(-tiles // -(-tiles // planned))
 
 
 @gluon.jit
@@ -125,7 +84,7 @@ def add_values(accumulator, value, weights, correction, mma: gl.constexpr):
     return gl.amd.cdna3.mfma(value, weights, accumulator)
 
 
-@gluon.jit(do_not_specialize=["window", "splits", "table_stride"])
+@gluon.jit(do_not_specialize=["window", "splits", "reciprocal", "groups", "table_stride"])
 def cdna_split_kernel(
     query_ptr,
     k_cache_ptr,
@@ -136,10 +95,13 @@ def cdna_split_kernel(
     out_ptr,
     partial_ptr,
     partial_lse_ptr,
+    counters_ptr,
     score_scale,
     cap_log2,
     window,
     splits,
+    reciprocal,
+    groups,
     table_stride,
     query_stride_seq,
     query_stride_head,
@@ -157,12 +119,21 @@ def cdna_split_kernel(
     BLOCK_SIZE: gl.constexpr,
     W: gl.constexpr,
     CDNA: gl.constexpr,
-    DIRECT: gl.constexpr,
+    FAN: gl.constexpr,
+    STEPS: gl.constexpr,
     HAS_WINDOW: gl.constexpr,
     HAS_SOFT_CAP: gl.constexpr,
 ):
     """Grid (seqs, KV_HEADS, splits); arguments and results as in the portable kernel, and
     zeros: a row of them, of the padded head size, in the cache's dtype; W: waves.
+
+    STEPS of merging: 0 where there is one part; otherwise a sequence takes as many parts as its
+    tiles divide into, at most `splits`, and the other workgroups do nothing. A part leaves its
+    normalised result and its base-2 log-sum-exp in fp32, in its own of the `splits + groups` slots
+    of the sequence and KV head: partial [slot, GROUP, HEAD_SIZE], partial_lse [slot, GROUP].
+    FAN parts at most are merged at a time.
+    counters: 1 + groups for each sequence and KV head, zero before and after. reciprocal:
+    2**31 // splits + 1, to divide by `splits` with.
     """
     HEAD_PAD: gl.constexpr = triton.next_power_of_2(HEAD_SIZE)
     WORDS: gl.constexpr = HEAD_SIZE // 2
@@ -181,12 +152,14 @@ def cdna_split_kernel(
     low = first_visible(seq_len, window, HAS_WINDOW)
     start = visible_start(low, TILE)
     end = seq_len
-    if not DIRECT:
-        tokens_per_split = gl.cdiv(gl.cdiv(seq_len - start, TILE), splits) * TILE
-        start = start + split * tokens_per_split
-        end = gl.minimum(start + tokens_per_split, seq_len)
-        if start >= end:
+    tiles = gl.maximum(gl.cdiv(seq_len - start, TILE), 1)
+    each = tiles
+    if STEPS > 0:
+        each = ((tiles + splits - 1).to(gl.int64) * reciprocal >> 31).to(gl.int32)
+        if split * each >= tiles:
             return
+        start = start + split * each * TILE
+        end = gl.minimum(start + each * TILE, seq_len)
 
     # Heads past the group attend like its last one, and are not stored.
     right: gl.constexpr = gl.DotOperandLayout(1, mma, 8)
@@ -228,6 +201,8 @@ def cdna_split_kernel(
     )  # fmt: skip
     v_group += TILE
     v_pages = group_pages(table_row_ptr, v_group, low, end, BLOCK_SIZE)
+    # Here, where there is time for a division.
+    parts = gl.cdiv(tiles, each) if STEPS > 0 else 1
     gl.amd.hint.sched_barrier()
 
     # A finite floor instead of -inf: exp2(-inf - floor) is 0, exp2(-inf - -inf) would be NaN.
@@ -281,23 +256,41 @@ def cdna_split_kernel(
     highest = gl.max(maximum, 0)
     share = gl.exp2(maximum - gl.expand_dims(highest, 0))
     total = gl.sum(denominator * share, 0)
-    share = share / gl.expand_dims(gl.where(total > 0.0, total, 1.0), 0)
+    share = share * gl.expand_dims(1.0 / gl.where(total > 0.0, total, 1.0), 0)
     result = gl.sum(accumulator * gl.expand_dims(share, 2), 0)
 
-    merged: gl.constexpr = gl.SliceLayout(0, whole)
-    lane = axis_index(16, 0, 2, merged)
-    head = kv_head * GROUP + lane
-    element = axis_index(HEAD_PAD, 1, 2, merged)
-    stored = (lane < GROUP) & (element < HEAD_SIZE)
-    if DIRECT:
-        out_ptrs = out_ptr + sequence * out_stride_seq + head * out_stride_head + element
-        gl.store(out_ptrs, result.to(out_ptr.dtype.element_ty), mask=stored)
-    else:
-        part = (sequence * (KV_HEADS * GROUP) + head) * splits + split
-        gl.store(partial_ptr + part * HEAD_SIZE + element, result, mask=stored)
-        lane = gl.arange(0, 16, layout=gl.SliceLayout(0, of_heads))
-        part = (sequence * (KV_HEADS * GROUP) + kv_head * GROUP + lane) * splits + split
-        gl.store(partial_lse_ptr + part, highest + gl.log2(total), mask=lane < GROUP)
+    out_row_ptr = out_ptr + sequence * out_stride_seq + kv_head * GROUP * out_stride_head
+    if parts == 1:
+        store_heads(out_row_ptr, out_stride_head, result, GROUP, HEAD_SIZE)
+    elif STEPS > 0:
+        program = gl.program_id(0) * KV_HEADS + kv_head
+        part_ptr = partial_ptr + program * (splits + groups) * (GROUP * HEAD_SIZE)
+        lse_ptr = partial_lse_ptr + program * (splits + groups) * GROUP
+        counter_ptr = counters_ptr + program * (1 + groups)
+        part_lse = highest + gl.log2(total)
+        leave_part(part_ptr, lse_ptr, split, result, part_lse, GROUP, HEAD_SIZE)
+        if STEPS == 1:
+            if is_last_to_arrive(counter_ptr, parts, W):
+                merged, lse = merge_parts(part_ptr, lse_ptr, 0, parts, FAN, GROUP, HEAD_SIZE, W)
+                store_heads(out_row_ptr, out_stride_head, merged, GROUP, HEAD_SIZE)
+        else:
+            own = split // FAN
+            first = own * FAN
+            if is_last_to_arrive(counter_ptr + 1 + own, gl.minimum(parts - first, FAN), W):
+                merged, lse = merge_parts(
+                    part_ptr, lse_ptr, first, parts - first, FAN, GROUP, HEAD_SIZE, W
+                )
+                whole_row = parts <= FAN
+                if parts > FAN:
+                    leave_part(part_ptr, lse_ptr, splits + own, merged, lse, GROUP, HEAD_SIZE)
+                    used = gl.cdiv(parts, FAN)
+                    whole_row = is_last_to_arrive(counter_ptr, used, W)
+                    if whole_row:
+                        merged, lse = merge_parts(
+                            part_ptr, lse_ptr, splits, used, FAN, GROUP, HEAD_SIZE, W
+                        )
+                if whole_row:
+                    store_heads(out_row_ptr, out_stride_head, merged, GROUP, HEAD_SIZE)
 
 
 _STRIDES = (
@@ -313,36 +306,17 @@ _STRIDES = (
     "out_stride_head",
 )
 
-_BUDGETS: dict[str, dict[str, Budget]] = {
-    "cdna_split/bf16/kv8/group4/head128/block16": {
-        "gfx942": Budget(2, "f32_16x16x16_bf16", {32: 2}, wave_private=True),
-        "gfx950": Budget(2, "f32_16x16x32_bf16", {32: 2}, wave_private=True),
-    },
-    "cdna_split/bf16/kv8/group4/head128/block16/direct": {
-        "gfx942": Budget(2, "f32_16x16x16_bf16", {32: 2}, wave_private=True),
-        "gfx950": Budget(2, "f32_16x16x32_bf16", {32: 2}, wave_private=True),
-    },
-    "cdna_split/bf16/kv1/group16/head128/block16": {
-        "gfx942": Budget(2, "f32_16x16x16_bf16", {32: 2}, wave_private=True),
-        "gfx950": Budget(2, "f32_16x16x32_bf16", {32: 2}, wave_private=True),
-    },
-    "cdna_split/bf16/kv32/group1/head80/block16": {
-        "gfx942": Budget(2, "f32_16x16x16_bf16", {32: 2}, wave_private=True),
-        "gfx950": Budget(2, "f32_16x16x32_bf16", {32: 2}, wave_private=True),
-    },
-    "cdna_split/bf16/kv8/group8/head64/block16/window": {
-        "gfx942": Budget(4, "f32_16x16x16_bf16", {64: 8, 32: 2}, wave_private=True),
-        "gfx950": Budget(4, "f32_16x16x32_bf16", {64: 8, 32: 2}, wave_private=True),
-    },
-    "cdna_split/bf16/kv4/group2/head256/block16/window/cap": {
-        "gfx942": Budget(1, "f32_16x16x16_bf16", {32: 2}, wave_private=True),
-        "gfx950": Budget(1, "f32_16x16x32_bf16", {32: 2}, wave_private=True),
-    },
-    "cdna_split/fp16/kv8/group4/head128/block16": {
-        "gfx942": Budget(2, "f32_16x16x16_f16", {32: 2}, wave_private=True),
-        "gfx950": Budget(2, "f32_16x16x32_f16", {32: 2}, wave_private=True),
-    },
-}
+
+MATRIX = {"bf16": "bf16", "fp16": "f16"}
+
+
+def _budgets(waves: int, dtype: str, head_size: int) -> dict[str, Budget]:
+    """Both chips' budgets: block numbers are 32 bits, and values of 64 elements come in 64."""
+    narrow = {32: 2, 64: 8} if head_size == 64 else {32: 2}
+    return {
+        gfx: Budget(waves, f"f32_16x16x{depth}_{MATRIX[dtype]}", narrow, wave_private=True)
+        for gfx, depth in (("gfx942", 16), ("gfx950", 32))
+    }
 
 
 def _split_variant(
@@ -352,13 +326,13 @@ def _split_variant(
     head_size: int,
     block_size: int,
     dtype: str = "bf16",
-    direct: bool = False,
+    parts: int = 1,
     window: bool = False,
     soft_cap: bool = False,
 ) -> CodegenVariant:
-    config = choose_config(head_size)
+    config, merge = choose_config(head_size), plan_merge(parts, group)
     name = f"cdna_split/{dtype}/{name}"
-    partial = dtype if direct else "fp32"
+    absent = dict.fromkeys(("partial_ptr", "partial_lse_ptr", "counters_ptr"))
     return CodegenVariant(
         name=name,
         kernel=cdna_split_kernel,
@@ -370,22 +344,27 @@ def _split_variant(
             "block_table_ptr": "*i32",
             "seq_lens_ptr": "*i32",
             "out_ptr": f"*{dtype}",
-            "partial_ptr": f"*{partial}",
-            "partial_lse_ptr": f"*{partial}",
+            "partial_ptr": "*fp32",
+            "partial_lse_ptr": "*fp32",
+            "counters_ptr": "*i32",
             "score_scale": "fp32",
             "cap_log2": "fp32",
             "window": "i32",
             "splits": "i32",
+            "reciprocal": "i32",
+            "groups": "i32",
             "table_stride": "i32",
             **dict.fromkeys(_STRIDES, "i32"),
         },
         constexprs={
+            **(absent if parts == 1 else {}),
             "KV_HEADS": kv_heads,
             "GROUP": group,
             "HEAD_SIZE": head_size,
             "BLOCK_SIZE": block_size,
             "W": config.num_warps,
-            "DIRECT": direct,
+            "FAN": merge.fan,
+            "STEPS": merge.steps,
             "HAS_WINDOW": window,
             "HAS_SOFT_CAP": soft_cap,
         },
@@ -394,18 +373,22 @@ def _split_variant(
         divisible_by_16=_STRIDES,
         over_2_gib=("k_cache_ptr", "v_cache_ptr"),
         by_gfx={gfx: {"CDNA": generation} for gfx, generation in GENERATION.items()},
-        budgets=_BUDGETS.get(name, {}),
+        budgets=_budgets(config.waves_per_eu, dtype, head_size),
     )
 
 
 CODEGEN_VARIANTS = (
+    _split_variant("kv8/group4/head128/block16/parts64", 8, 4, 128, 16, parts=64),
     _split_variant("kv8/group4/head128/block16", 8, 4, 128, 16),
-    _split_variant("kv8/group4/head128/block16/direct", 8, 4, 128, 16, direct=True),
-    _split_variant("kv1/group16/head128/block16", 1, 16, 128, 16),
-    _split_variant("kv32/group1/head80/block16", 32, 1, 80, 16),
-    _split_variant("kv8/group8/head64/block16/window", 8, 8, 64, 16, window=True),
+    _split_variant("kv1/group16/head128/block16/parts16", 1, 16, 128, 16, parts=16),
+    _split_variant("kv1/group16/head128/block16/parts256", 1, 16, 128, 16, parts=256),
+    _split_variant("kv32/group1/head80/block16/parts16", 32, 1, 80, 16, parts=16),
     _split_variant(
-        "kv4/group2/head256/block16/window/cap", 4, 2, 256, 16, window=True, soft_cap=True
+        "kv8/group8/head64/block16/parts8/window", 8, 8, 64, 16, parts=8, window=True
     ),
-    _split_variant("kv8/group4/head128/block16", 8, 4, 128, 16, dtype="fp16"),
-)
+    _split_variant(
+        "kv4/group2/head256/block16/parts64/window/cap",
+        4, 2, 256, 16, parts=64, window=True, soft_cap=True,
+    ),
+    _split_variant("kv8/group4/head128/block16/parts16", 8, 4, 128, 16, dtype="fp16", parts=16),
+)  # fmt: skip

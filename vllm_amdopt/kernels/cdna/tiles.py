@@ -75,25 +75,31 @@ def statistics_layout(waves, width):
 
 
 @gluon.constexpr_function
-def parts_layout(waves, parts, width):
-    """[parts, width]: each wave has all parts of its share of the width, 4 neighbours a lane."""
-    share = width // waves
-    places = [[0, element] for element in powers(4, share)] + [
-        [part, 0] for part in powers(1, parts)
-    ]
-    lanes = places[:6] + [[0, 0]] * (6 - len(places))
-    warps = [[0, element] for element in powers(share, width)]
-    return gl.DistributedLinearLayout(
-        [[0, 1], [0, 2], *places[6:]], lanes, warps, [], [parts, width]
-    )
+def parts_layout(waves, parts, heads, width):
+    """[parts, heads, width]: 4 neighbours a lane, and of one place as many parts as it may hold."""
+    places = [[0, 0, element] for element in powers(4, width)]
+    places += [[0, head, 0] for head in powers(1, heads)]
+    places += [[part, 0, 0] for part in powers(1, parts)]
+    inside = 6 + len(powers(1, waves))
+    padded = places[:inside] + [[0, 0, 0]] * (inside - len(places))
+    registers = [[0, 0, 1], [0, 0, 2], *places[inside:]]
+    return gl.DistributedLinearLayout(registers, padded[:6], padded[6:], [], [parts, heads, width])
 
 
 @gluon.constexpr_function
-def lane_layout(waves, length):
-    """[length], at most 64: one a lane, the same in all waves."""
-    places = [[place] for place in powers(1, length)]
-    lanes = places + [[0]] * (6 - len(places))
-    return gl.DistributedLinearLayout([], lanes, [[0]] * len(powers(1, waves)), [], [length])
+def weights_layout(waves, parts, heads):
+    """[parts, heads]: one number a lane, the parts of a head in the lanes of one wave."""
+    places = [[part, 0] for part in powers(1, parts)] + [[0, head] for head in powers(1, heads)]
+    inside = 6 + len(powers(1, waves))
+    padded = places[:inside] + [[0, 0]] * (inside - len(places))
+    return gl.DistributedLinearLayout(places[inside:], padded[:6], padded[6:], [], [parts, heads])
+
+
+@gluon.constexpr_function
+def waves_layout(waves):
+    """[waves]: one number for each wave, the same in all of its lanes."""
+    warps = [[wave] for wave in powers(1, waves)]
+    return gl.DistributedLinearLayout([], [[0]] * 6, warps, [], [waves])
 
 
 @gluon.constexpr_function
