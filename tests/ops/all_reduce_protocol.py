@@ -66,11 +66,15 @@ def _violations(code: list[str], ranks: int) -> Iterator[str]:
             yield f"the flags are not polled at system scope: {line}"
     if not _barrier_between(code, fence, peers[0]):
         yield "waves read the peers' data before the one that saw the flags has looked."
-    # Peers' data: 16 bytes a lane, past the caches.
+    # Peers' data, of whole blocks first: 16 bytes a lane, all under way together, and none before
+    # the invalidation has dropped what the caches held of two calls ago.
     if len(peers) < ranks:
         yield f"only {len(peers)} of {ranks} ranks' data is read 16 bytes a lane."
-    for i in peers:
-        if "sc0 sc1" not in code[i]:
-            yield f"a peer's data is not read past the caches: {code[i]}"
+    together = code[peers[0] : peers[min(ranks, len(peers)) - 1]]
+    if any("vmcnt" in line for line in together):
+        yield "one peer's data is waited for before the next is asked for."
+    for line in code[flag:fence]:
+        if "_load_dwordx4" in line:
+            yield f"a peer's data is read before the caches are invalidated: {line}"
     if not _barrier_between(code, peers[-1], ticket):
         yield "the workgroup says that it is done before all its waves are."
