@@ -456,8 +456,8 @@ def cases(gfx: str) -> Iterator[Case]:
             for context in CONTEXTS:
                 make = latent_decode if model.latent else decode
                 yield make(model, batch, context, units)
-                if not model.latent:
-                    yield serving_cdna.decode(model, batch, context, units)
+                make = serving_cdna.latent_decode if model.latent else serving_cdna.decode
+                yield make(model, batch, context, units)
         if not model.latent:
             for context in CONTEXTS:
                 yield prefill(model, context)

@@ -5,11 +5,13 @@ from __future__ import annotations
 from benchmarks.amd_model.serving import (
     BLOCK_SIZE,
     ELEMENT,
+    LATENT_BLOCK_SIZE,
     Case,
     Launch,
     Model,
     _like,
     _split,
+    _up,
 )
 
 
@@ -60,4 +62,58 @@ def decode(model: Model, batch: int, context: int, compute_units: int) -> Case:
         tuple(launches),
         bytes=cache + tables + 2 * query,
         flops=4 * batch * context * model.query_heads * model.head_size,
+    )
+
+
+def latent_decode(model: Model, batch: int, context: int, compute_units: int) -> Case:
+    """mla_decode by Gluon, whose parts the portable reduce kernel merges."""
+    from vllm_amdopt.kernels import mla_decode as portable
+    from vllm_amdopt.kernels import mla_decode_plan as plans
+    from vllm_amdopt.kernels.cdna import mla_decode as kernels
+
+    config = kernels.choose_config(model.query_heads)
+    programs = batch * _up(model.query_heads, config.rows)
+    splits = kernels.plan_parts(programs, context, compute_units, config)
+    used, tiles = _split(context, config.tile, splits)
+    variant = _like(
+        kernels.CODEGEN_VARIANTS,
+        kernels.cdna_latent_split_kernel,
+        config,
+        LATENT_SIZE=model.latent,
+        ROPE_SIZE=model.rope,
+        BLOCK_SIZE=LATENT_BLOCK_SIZE,
+        T=config.num_warps // config.head_waves,
+        H=config.head_waves,
+        DIRECT=splits == 1,
+    )
+    width = model.latent + model.rope
+    cache = batch * context * width * ELEMENT
+    tables = batch * _up(context, LATENT_BLOCK_SIZE) * 4
+    query = batch * model.query_heads * width * ELEMENT
+    out = batch * model.query_heads * (model.latent * ELEMENT + 4)
+    partial = batch * model.query_heads * used * (model.latent + 1) * 4 if splits > 1 else 0
+    needed = cache + tables + query + (partial or out)
+    launches = [Launch(variant, programs * used, tiles, needed)]
+    if splits > 1:
+        merge = plans.choose_reduce_config(splits, model.latent)
+        reduce_variant = _like(
+            portable.CODEGEN_VARIANTS,
+            portable.reduce_kernel,
+            merge,
+            LATENT_SIZE=model.latent,
+            QUERY_LEN=1,
+            SPLITS=plans.padded_splits(splits),
+            CHUNK=merge.chunk,
+            COLUMNS=merge.columns,
+            TILE=config.tile,
+        )
+        pieces = batch * model.query_heads * (model.latent // merge.columns)
+        launches.append(Launch(reduce_variant, pieces, _up(used, merge.chunk), partial + out))
+    return Case(
+        "mla_decode.gluon",
+        model.name,
+        f"batch{batch}/context{context}",
+        tuple(launches),
+        bytes=cache + tables + query + out,
+        flops=2 * batch * context * model.query_heads * (width + model.latent),
     )

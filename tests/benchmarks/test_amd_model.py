@@ -123,6 +123,7 @@ def test_every_case_is_built_from_the_kernels_as_they_are() -> None:
         "paged_attention_decode.gluon",
         "paged_attention_prefill",
         "mla_decode",
+        "mla_decode.gluon",
         "gemm_small_batch",
         "kv_cache_write",
         "all_reduce_one_shot",
@@ -178,6 +179,18 @@ def test_what_the_last_workgroup_does_alone_is_behind_the_count() -> None:
 def test_a_part_of_the_gluon_kernel_reads_what_the_portable_one_reads() -> None:
     few = serving_cdna.decode(LLAMA, 1, 8192, 304)
     assert few.bytes == serving.decode(LLAMA, 1, 8192, 304).bytes
+
+
+def test_the_gluon_kernel_takes_one_workgroup_a_compute_unit_for_latents() -> None:
+    model = serving.MODELS[3]
+    one, sixteen, many = (
+        serving_cdna.latent_decode(model, batch, 8192, 304) for batch in (1, 16, 512)
+    )
+    # tiles of 64 tokens: 128 parts of one; 304 // 16 = 19 parts of 7
+    assert [(part.workgroups, part.trips) for part in one.launches] == [(128, 1), (256, 2)]
+    assert (sixteen.launches[0].workgroups, sixteen.launches[0].trips) == (16 * 19, 7)
+    assert [(part.workgroups, part.trips) for part in many.launches] == [(512, 128)]
+    assert one.bytes == serving.latent_decode(model, 1, 8192, 304).bytes
 
 
 def test_sweep_puts_the_latency_of_a_lonely_stream_first() -> None:

@@ -16,7 +16,7 @@ CHUNKED = {"max_num_batched_tokens": 64, "max_num_seqs": 12}
 FEATURES_OF = {GQA: ("attention", "gemm"), MLA: ("mla", "gemm"), MOE: ("attention", "gemm")}
 KERNELS_OF = {
     GQA: ("write_heads_kernel", "cdna_split_kernel", "prefill_kernel", "gemm_kernel"),
-    MLA: ("write_latent_kernel", "split_kernel", "gemm_kernel"),
+    MLA: ("write_latent_kernel", "cdna_latent_split_kernel", "gemm_kernel"),
     MOE: ("write_heads_kernel", "cdna_split_kernel", "prefill_kernel", "gemm_kernel"),
 }
 

@@ -309,6 +309,7 @@ MISSING_MASK = (
 
 CDNA, TILES = "cdna/paged_attention_decode", "cdna/tiles"
 MERGE = "cdna/last_block_merge"
+LATENT = "cdna/mla_decode"
 
 GLUON = (
     Mutant(
@@ -371,6 +372,41 @@ GLUON = (
         "gl.maximum(first_token, low)",
         BORDERS,
         included=TILES,
+    ),
+    Mutant(
+        "latents_turned_by_another_matrix",
+        LATENT,
+        "diagonal = axis_index(16, 1, 3, right) ==",
+        "diagonal = 15 - axis_index(16, 1, 3, right) ==",
+        "block_1_tile_borders",
+    ),
+    Mutant(
+        "tokens_of_two_waves",
+        LATENT,
+        "token = start + axis_index(T, 0, 2, by_row) * 16",
+        "token = start + axis_index(T, 0, 2, by_row) * 8",
+        "block_1_tile_borders",
+    ),
+    Mutant(
+        "scores_past_the_end_of_latents_in_gluon",
+        LATENT,
+        'gl.where(position < end, scores * score_scale, float("-inf"))',
+        "scores * score_scale",
+        "single_row_block_128",
+    ),
+    Mutant(
+        "heads_of_the_second_program",
+        LATENT,
+        "head = gl.minimum(row_tile * ROWS +",
+        "head = gl.minimum(",
+        "70_heads_take_three_tiles",
+    ),
+    Mutant(
+        "heads_past_the_last",
+        LATENT,
+        "gl.store(partial_ptr + part * LATENT_SIZE + element, result, mask=lane < heads)",
+        "gl.store(partial_ptr + part * LATENT_SIZE + element, result)",
+        "block_16_20_heads",
     ),
 )
 

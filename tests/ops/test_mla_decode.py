@@ -35,7 +35,14 @@ def test_refusals_are_sentences(change: dict[str, object], expected: str) -> Non
 
 
 def test_supported_is_chosen() -> None:
-    assert mla_decode.OPERATION.choose(**SUPPORTED).refusals == {}
+    """The Gluon kernel on the chips that it is for, the portable one anywhere."""
+    for gfx in ("gfx942", "gfx950"):
+        choice = mla_decode.OPERATION.choose(**SUPPORTED, gfx=gfx)
+        assert choice.implementation is mla_decode.OPERATION.implementations[0]
+        assert choice.refusals == {}
+    choice = mla_decode.OPERATION.choose(**SUPPORTED)
+    assert choice.implementation is mla_decode.OPERATION.implementations[1]
+    assert set(choice.refusals) == {"gluon"}
 
 
 def test_fp8_of_the_chip_is_chosen() -> None:

@@ -162,8 +162,10 @@ def decode(
     )
 
 
-def mla(lengths: tuple[int, ...], heads: int, block_size: int, splits: int = 1) -> Workload:
-    """One new token per sequence, latents of 512 + 64."""
+def mla(
+    lengths: tuple[int, ...], heads: int, block_size: int, splits: int = 1, by: str = "triton"
+) -> Workload:
+    """One new token per sequence, latents of 512 + 64, by the implementation of that name."""
     width, latent = 576, 512
 
     def prepare() -> tuple[Callable[[], object], Tensor]:
@@ -171,7 +173,7 @@ def mla(lengths: tuple[int, ...], heads: int, block_size: int, splits: int = 1) 
         cache, query = _random(blocks, block_size, width), _random(len(lengths), heads, width)
 
         def call() -> None:
-            mla_decode.launch(
+            mla_decode.OPERATION.run(by)(
                 query,
                 cache,
                 table,
@@ -187,8 +189,9 @@ def mla(lengths: tuple[int, ...], heads: int, block_size: int, splits: int = 1) 
         return call, cache
 
     parts = f", {splits} parts" if splits > 1 else ""
+    name = "MLA decode" if by == "triton" else f"MLA decode ({by})"
     return Workload(
-        f"MLA decode, {heads} heads, block {block_size}{parts}",
+        f"{name}, {heads} heads, block {block_size}{parts}",
         "latents",
         prepare,
         needed_bytes=sum(lengths) * width * 2,
@@ -296,6 +299,10 @@ def workloads() -> Iterator[Workload]:
     yield mla((220,), 16, 64, splits=2)
     yield mla((190,), 32, 1)
     yield mla((64,), 64, 1)
+    yield mla((70, 33), 16, 1, by="gluon")
+    yield mla((220,), 16, 64, splits=2, by="gluon")
+    yield mla((75,), 32, 1, by="gluon")
+    yield mla((40,), 64, 16, by="gluon")
     yield prefill(40, 96, 2, 4, 128)
     yield prefill(34, 64, 8, 4, 64)
     yield gemm(1, 128, 512)

@@ -6,6 +6,7 @@ Everything but the decode of latents and the cache write is vLLM's own MLA code:
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, ClassVar
 
 import torch
@@ -19,7 +20,12 @@ from vllm.model_executor.layers.attention.mla_attention import (
 from vllm.v1.attention.backend import AttentionCGSupport
 
 from vllm_amdopt.integration import active_plan
-from vllm_amdopt.integration.cpu_engine import fp8_dtype, implementation, kernel_device
+from vllm_amdopt.integration.cpu_engine import (
+    chosen,
+    fp8_dtype,
+    implementation,
+    kernel_device,
+)
 from vllm_amdopt.integration.faults import attempt, distortion
 from vllm_amdopt.ops import kv_cache_write, mla_decode
 
@@ -81,7 +87,19 @@ class DecodeOnOurOperation:
                 implementation=how,
             )
 
-        _run(attend)
+        # One kernel for this layer, the first that does not refuse it.
+        _run(
+            attend,
+            lambda: chosen(
+                mla_decode.OPERATION,
+                kv_lora_rank=self.kv_lora_rank,
+                rope_size=query.shape[-1] - self.kv_lora_rank,
+                block_size=cache.shape[1],
+                dtype=query.dtype,
+                cache_dtype=cache.dtype,
+                query_len=tokens // max(1, block_table.shape[0]),
+            ),
+        )
         if (distort := distortion("mla_forward")) is not None:
             distort(out)
         return out, lse
@@ -116,13 +134,15 @@ class DecodeOnOurOperation:
                 implementation=how,
             )
 
-        _run(write)
+        _run(write, implementation)
 
 
-def _run(work: Any) -> None:
+def _run(work: Callable[[str], None], by: Callable[[], str]) -> None:
+    """Do `work` by the implementation that `by` names, or by the reference where that fails."""
+
     def kernels() -> None:
         with kernel_device():
-            work(implementation())
+            work(by())
 
     attempt("mla_forward", kernels, lambda: work("reference"))
 

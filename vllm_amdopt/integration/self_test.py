@@ -128,6 +128,10 @@ def check_mla(
     slots = torch.arange(CONTEXT, dtype=torch.int64, device=device)
     scale = width**-0.5
     out = query.new_full((1, num_heads, kv_lora_rank), float("nan"))
+    decode_by = chosen(
+        mla_decode.OPERATION, kv_lora_rank=kv_lora_rank, rope_size=rope_size,
+        block_size=block_size, dtype=dtype, cache_dtype=cache_.dtype,
+    )  # fmt: skip
     with kernel_device():
         kv_cache_write.latent_cache_write(
             latents[:, :kv_lora_rank], latents[:, kv_lora_rank:], cache_, slots,
@@ -135,7 +139,7 @@ def check_mla(
         )  # fmt: skip
         mla_decode.mla_decode(
             query, cache_, table, lengths, scale, out, None,
-            kv_lora_rank=kv_lora_rank, max_seq_len=CONTEXT, implementation=implementation(),
+            kv_lora_rank=kv_lora_rank, max_seq_len=CONTEXT, implementation=decode_by,
         )  # fmt: skip
     kv_cache_write.latent_reference(
         latents[:, :kv_lora_rank], latents[:, kv_lora_rank:], written, slots

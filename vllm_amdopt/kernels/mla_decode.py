@@ -370,12 +370,12 @@ _BUDGETS: dict[str, dict[str, Budget]] = {
         "gfx950": Budget(2, "f32_32x32x16_bf16", {32: 3}, full_waits=1),
     },
     "reduce/bf16/latent512/splits16": {
-        "gfx942": Budget(7, narrow_loads={32: 16}, full_waits=1),
-        "gfx950": Budget(7, narrow_loads={32: 16}, full_waits=1),
+        "gfx942": Budget(8, narrow_loads={32: 8}, full_waits=1),
+        "gfx950": Budget(8, narrow_loads={32: 8}, full_waits=1),
     },
     "reduce/bf16/latent512/splits256": {
-        "gfx942": Budget(5, narrow_loads={32: 1}, full_waits=1),
-        "gfx950": Budget(6, narrow_loads={32: 1}, full_waits=1),
+        "gfx942": Budget(8, narrow_loads={32: 1}, full_waits=1),
+        "gfx950": Budget(8, narrow_loads={32: 1}, full_waits=1),
     },
 }
 

@@ -11,7 +11,7 @@ XCDS = 8
 """Workgroups go round these dies of an MI300X or MI355X in turn, each with an L2 of its own."""
 _MIN_TOKENS_PER_PART = 64
 """A part's result is 2 KiB a row: with fewer tokens it is more than half of what they are."""
-_MAX_PARTS = 256
+MOST_PARTS = 256
 """About a part for each compute unit, for a single sequence."""
 
 
@@ -93,7 +93,7 @@ def plan(
         return 1
     fitting = compute_units * min(2, config.workgroups_per_compute_unit) // workgroups_per_split
     useful = max_seq_len // _MIN_TOKENS_PER_PART
-    return max(1, min(fitting, useful, _MAX_PARTS))
+    return max(1, min(fitting, useful, MOST_PARTS))
 
 
 def programs(sequences: int, row_tiles: int, splits: int) -> int:
@@ -109,10 +109,10 @@ def choose_reduce_config(splits: int, latent_size: int) -> ReduceConfig:
     chunk = max(2, min(64, _next_power_of_2(splits)))
     return ReduceConfig(
         chunk=chunk,
-        columns=min(latent_size, 4096 // chunk),
+        columns=min(latent_size, 2048 // chunk),
         num_warps=1,
         why=(
-            "4096 floats are 64 registers of one wave, so that all of its loads are under way "
+            "2048 floats are 32 registers of one wave, so that all of its loads are under way "
             "together; columns are cut so that a single sequence fills compute units too"
         ),
     )

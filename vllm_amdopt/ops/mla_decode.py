@@ -7,6 +7,7 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
+from vllm_amdopt.ops import mla_decode_cdna as cdna
 from vllm_amdopt.ops import refusals
 from vllm_amdopt.ops.compute_units import compute_units
 from vllm_amdopt.ops.operation import Implementation, Operation, RefusedError
@@ -245,5 +246,8 @@ def launch(
 OPERATION = Operation(
     name="mla_decode",
     reference=reference,
-    implementations=(Implementation("triton", launch, refusal),),
+    implementations=(
+        Implementation("gluon", cdna.launch, cdna.refusal),
+        Implementation("triton", launch, refusal),
+    ),
 )
