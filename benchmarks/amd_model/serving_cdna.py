@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from benchmarks.amd_model.serving import (
     BLOCK_SIZE,
     ELEMENT,
@@ -15,8 +17,12 @@ from benchmarks.amd_model.serving import (
 )
 
 
-def decode(model: Model, batch: int, context: int, compute_units: int) -> Case:
+def decode(
+    model: Model, batch: int, context: int, compute_units: int, *, fp8: bool = False
+) -> Case:
     """paged_attention_decode by Gluon: one new token for each of `batch` sequences of `context`.
+
+    fp8: the cache is, the query is not.
 
     The last tile is attended to behind the main loop, which makes one trip fewer than there are.
     All partial results that a workgroup merges are read in the code that the main path passes.
@@ -30,7 +36,11 @@ def decode(model: Model, batch: int, context: int, compute_units: int) -> Case:
     parts = plans.plan_parts(programs, context, compute_units, config, group)
     used, tiles = _split(context, config.tile, parts.splits)
     variant = _like(
-        kernels.CODEGEN_VARIANTS,
+        tuple(
+            variant
+            for variant in kernels.CODEGEN_VARIANTS
+            if (variant.signature["k_cache_ptr"] == "*fp8") == fp8
+        ),
         kernels.cdna_split_kernel,
         config,
         KV_HEADS=model.kv_heads,
@@ -40,7 +50,9 @@ def decode(model: Model, batch: int, context: int, compute_units: int) -> Case:
         FAN=parts.fan,
         STEPS=parts.steps,
     )
-    cache = 2 * batch * context * model.kv_heads * model.head_size * ELEMENT
+    if fp8:
+        variant = replace(variant, name=f"{variant.name}/fp8_cache")
+    cache = 2 * batch * context * model.kv_heads * model.head_size * (1 if fp8 else ELEMENT)
     tables = batch * -(-context // BLOCK_SIZE) * 4
     query = batch * model.query_heads * model.head_size * ELEMENT
     # Written and read once; what groups leave is read as well.
@@ -56,7 +68,7 @@ def decode(model: Model, batch: int, context: int, compute_units: int) -> Case:
         )
     ]
     return Case(
-        "paged_attention_decode.gluon",
+        "paged_attention_decode.gluon" + (".fp8_cache" if fp8 else ""),
         model.name,
         f"batch{batch}/context{context}",
         tuple(launches),

@@ -121,6 +121,7 @@ def test_every_case_is_built_from_the_kernels_as_they_are() -> None:
     assert {case.kernel for case in found} == {
         "paged_attention_decode",
         "paged_attention_decode.gluon",
+        "paged_attention_decode.gluon.fp8_cache",
         "paged_attention_prefill",
         "mla_decode",
         "mla_decode.gluon",
@@ -179,6 +180,9 @@ def test_what_the_last_workgroup_does_alone_is_behind_the_count() -> None:
 def test_a_part_of_the_gluon_kernel_reads_what_the_portable_one_reads() -> None:
     few = serving_cdna.decode(LLAMA, 1, 8192, 304)
     assert few.bytes == serving.decode(LLAMA, 1, 8192, 304).bytes
+    narrow = serving_cdna.decode(LLAMA, 1, 8192, 304, fp8=True)
+    assert few.bytes - narrow.bytes == 8192 * 8 * 2 * 128
+    assert narrow.launches[0].variant.signature["v_cache_ptr"] == "*fp8"
 
 
 def test_the_gluon_kernel_takes_one_workgroup_a_compute_unit_for_latents() -> None:

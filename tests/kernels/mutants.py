@@ -358,6 +358,15 @@ GLUON = (
         included=MERGE,
     ),
     Mutant(
+        "upper_half_of_a_word_of_fp8",
+        CDNA,
+        "src0_sel:WORD_1",
+        "src0_sel:WORD_0",
+        "fp8",
+        included=TILES,
+    ),
+    Mutant("scale_of_values", CDNA, "v_scale / gl.where", "1.0 / gl.where", "fp8"),
+    Mutant(
         "rows_without_a_token",
         CDNA,
         "gl.where((token >= low) & (token < end), pointers, zeros_ptr)",

@@ -6,7 +6,7 @@ import pytest
 import torch
 from triton import knobs
 
-from tests.ops.attention_cases import DECODE_CASES, check_attention
+from tests.ops.attention_cases import DECODE_CASES, AttentionCase, check_attention
 from vllm_amdopt.emulator.launch import emulate
 from vllm_amdopt.kernels import availability
 from vllm_amdopt.ops import paged_attention_decode_cdna as cdna
@@ -30,7 +30,8 @@ SUPPORTED = {
         pytest.param({"gfx": None}, "this is no AMD GPU", id="no_gpu"),
         pytest.param({"gfx": "gfx1100"}, "this is gfx1100", id="rdna"),
         pytest.param({"dtype": torch.float32}, "no form for float32", id="dtype"),
-        pytest.param({"cache_dtype": torch.float8_e4m3fnuz}, "float8_e4m3fnuz and", id="fp8"),
+        pytest.param({"cache_dtype": torch.float8_e4m3fn}, "float8_e4m3fn and", id="others_fp8"),
+        pytest.param({"cache_dtype": torch.float16}, "float16 and queries of", id="mixed"),
         pytest.param({"head_size": 32}, "head size 32", id="head_size"),
         pytest.param({"num_heads": 136}, "not 136 for 8", id="group_17"),
         pytest.param({"num_heads": 12}, "not 12 for 8", id="uneven"),
@@ -39,7 +40,6 @@ SUPPORTED = {
         pytest.param({"query_len": 2}, "2 query tokens", id="several_tokens"),
         pytest.param({"has_sinks": True}, "no attention sinks", id="sinks"),
         pytest.param({"has_alibi": True}, "no ALiBi", id="alibi"),
-        pytest.param({"has_scales": True}, "no scales", id="scales"),
     ],
 )
 def test_refusals_are_sentences(change: dict[str, object], expected: str) -> None:
@@ -48,6 +48,33 @@ def test_refusals_are_sentences(change: dict[str, object], expected: str) -> Non
     assert sentence is not None
     assert expected in sentence
     assert sentence.endswith("the portable kernel takes it.")
+
+
+def test_the_chips_own_fp8_is_taken_with_scales() -> None:
+    for gfx, fp8 in (("gfx942", torch.float8_e4m3fnuz), ("gfx950", torch.float8_e4m3fn)):
+        facts = SUPPORTED | {"gfx": gfx, "cache_dtype": fp8, "has_scales": True}
+        assert cdna.refusal(**facts) is None
+
+
+# Each width has another order of the query's elements, and other loads of values.
+FP8_CASES = (
+    AttentionCase("head_64_parts", (130, 5, 0), 8, 1, 64, 16, splits=2, fp8=True),
+    AttentionCase(
+        "head_80_window_cap_token_major", (70, 600), 2, 2, 80, 64, None, 300, 20.0, 2,
+        token_major=True, fp8=True,
+    ),
+    AttentionCase("head_192", (70, 3), 6, 3, 192, 8, fp8=True),
+    AttentionCase("head_256_group_16_parts", (260,), 16, 1, 256, 128, splits=3, fp8=True),
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("gfx", ["gfx942", "gfx950"])
+@pytest.mark.parametrize("case", FP8_CASES, ids=lambda case: case.name)
+def test_an_fp8_cache_of_every_width(case: AttentionCase, gfx: str) -> None:
+    fp8 = torch.float8_e4m3fnuz if gfx == "gfx942" else torch.float8_e4m3fn
+    with emulate(gfx, races=True) as device:
+        assert check_attention(case, torch.bfloat16, cdna.launch, served=True, fp8=fp8) is None
+    assert [launch["lds_races"] for launch in device.launches] == [[]]
 
 
 def test_the_interpreter_is_refused() -> None:

@@ -42,12 +42,12 @@ def refusal(
     has_scales: bool = False,
 ) -> str | None:
     """Why the Gluon kernel does not apply, or None. `cache_dtype` None is the same as `dtype`."""
+    del has_scales
     group = num_heads // num_kv_heads if num_kv_heads > 0 else 0
     several = {
         f"{query_len} query tokens per sequence": query_len != 1,
         "attention sinks": has_sinks,
         "ALiBi": has_alibi,
-        "scales of the KV cache": has_scales,
     }
     return refusals.first(
         refusals.no_triton(),
@@ -63,7 +63,8 @@ def refusal(
         ),
         _unless(dtype in DTYPES, f"the Gluon kernel has no form for {refusals.short(dtype)}"),
         _unless(
-            cache_dtype in (None, dtype),
+            cache_dtype in (None, dtype)
+            or (gfx in refusals.COMPILED_FOR and cache_dtype is refusals.fp8_of(gfx)),
             "the Gluon kernel has no form for a KV cache of "
             f"{refusals.short(cache_dtype or dtype)} and queries of {refusals.short(dtype)}",
         ),
@@ -140,7 +141,6 @@ def launch(
         query_len=tokens // sequences if sequences else 1,
         has_sinks=sinks is not None,
         has_alibi=alibi_slopes is not None,
-        has_scales=(k_scale, v_scale) != (1.0, 1.0),
     )
     assert gfx is not None
     refusals.require_dense_rows(
@@ -171,7 +171,7 @@ def launch(
         )
         partial, partial_lse = memory.floats, memory.floats[slots * group * head_size :]
         counters = memory.counters
-    score_scale, cap_log2 = score_factors(scale, logits_soft_cap)
+    score_scale, cap_log2 = score_factors(scale * k_scale, logits_soft_cap)
     kernels.cdna_split_kernel[(sequences, kv_heads, parts.splits)](
         query,
         k_cache,
@@ -185,6 +185,7 @@ def launch(
         counters,
         score_scale,
         cap_log2,
+        v_scale,
         sliding_window,
         parts.splits,
         2**31 // parts.splits + 1 if parts.steps else 0,

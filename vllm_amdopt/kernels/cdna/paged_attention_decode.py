@@ -21,13 +21,14 @@ from vllm_amdopt.kernels.cdna.last_block_merge import (
 from vllm_amdopt.kernels.cdna.paged_attention_decode_plan import choose_config, plan_merge
 from vllm_amdopt.kernels.cdna.tiles import (
     axis_index,
+    cached_numbers,
     first_visible,
     group_pages,
     key_layout,
     load_keys,
     load_values,
-    numbers,
     output_layout,
+    query_layout,
     statistics_layout,
     value_layout,
     visible_start,
@@ -40,10 +41,54 @@ GENERATION = {"gfx942": 3, "gfx950": 4}
 
 
 @gluon.jit
-def keys_times_query(key, query, mma: gl.constexpr):
+def in_order_of_keys(matrix, axis: gl.constexpr):
+    """[W, D, 16] or [W, 32, D] with D as keys of 8 bits lie: 16 neighbours a lane, in two eights.
+
+    Position c * 64 + h * 32 + g * 8 + j takes element c * 64 + g * 16 + h * 8 + j.
+    """
+    W: gl.constexpr = matrix.shape[0]
+    CHUNKS: gl.constexpr = matrix.shape[axis] // 64
+    if axis == 1:
+        matrix = gl.reshape(matrix, [W, CHUNKS, 4, 2, 8, 16])
+        matrix = gl.permute(matrix, [0, 1, 3, 2, 4, 5])
+        return gl.reshape(matrix, [W, CHUNKS * 64, 16])
+    else:
+        matrix = gl.reshape(matrix, [W, 32, CHUNKS, 4, 2, 8])
+        matrix = gl.permute(matrix, [0, 1, 2, 4, 3, 5])
+        return gl.reshape(matrix, [W, 32, CHUNKS * 64])
+
+
+@gluon.jit
+def load_query(
+    row_ptr, stride_head, W: gl.constexpr, GROUP: gl.constexpr, HEAD_SIZE: gl.constexpr,
+    BITS: gl.constexpr, mma: gl.constexpr,
+):  # fmt: skip
+    """The query heads of a KV head as the B operand [W, D, 16]; those past the group are its last.
+
+    BITS: of a number in the cache, which decides about the order of D.
+    """
+    HEAD_PAD: gl.constexpr = triton.next_power_of_2(HEAD_SIZE)
+    right: gl.constexpr = gl.DotOperandLayout(1, mma, 8)
+    layout: gl.constexpr = query_layout(W, HEAD_PAD) if BITS == 8 else right
+    head = gl.minimum(axis_index(16, 2, 3, layout), GROUP - 1)
+    element = axis_index(HEAD_PAD, 1, 3, layout)
+    query = gl.load(
+        row_ptr + head * stride_head + element + axis_index(W, 0, 3, layout) * 0,
+        mask=element < HEAD_SIZE,
+        other=0.0,
+    )
+    if BITS == 8:
+        query = gl.convert_layout(in_order_of_keys(query, 1), right, assert_trivial=True)
+    return query
+
+
+@gluon.jit
+def keys_times_query(key, query, cache: gl.constexpr, mma: gl.constexpr):
     """Products [W, 32, 16]; row i * 16 + r belongs to token (r // 4) * 8 + i * 4 + r % 4."""
     W: gl.constexpr = key.shape[0]
-    key = gl.reshape(numbers(key, query.dtype), [W, 32, key.shape[3] * 2])
+    key = gl.reshape(cached_numbers(key, cache, query.dtype), [W, 32, query.shape[1]])
+    if cache.primitive_bitwidth == 8:
+        key = in_order_of_keys(key, 2)
     key = gl.convert_layout(key, gl.DotOperandLayout(0, mma, 8), assert_trivial=True)
     return gl.amd.cdna3.mfma(key, query, gl.full([W, 32, 16], 0.0, gl.float32, mma))
 
@@ -69,15 +114,15 @@ def softmax_step(scores, maximum, denominator, dtype: gl.constexpr, mma: gl.cons
 
 
 @gluon.jit
-def add_values(accumulator, value, weights, correction, mma: gl.constexpr):
+def add_values(accumulator, value, weights, correction, cache: gl.constexpr, mma: gl.constexpr):
     """accumulator [W, D, 16] * correction + values @ weights.
 
     Row (d % n) * 16 + d // n of the accumulator is element d of the head, where a lane holds n
     neighbours: so the values need no exchange between lanes, only 16-bit halves change places.
     """
     W: gl.constexpr = value.shape[0]
-    D: gl.constexpr = value.shape[3] * 2
-    value = gl.reshape(numbers(value, weights.dtype), [W, 4, 8, 16, D // 16])
+    D: gl.constexpr = accumulator.shape[1]
+    value = gl.reshape(cached_numbers(value, cache, weights.dtype), [W, 4, 8, 16, D // 16])
     value = gl.reshape(gl.permute(value, [0, 4, 3, 1, 2]), [W, D, 32])
     value = gl.convert_layout(value, gl.DotOperandLayout(0, mma, 8), assert_trivial=True)
     accumulator = accumulator * gl.expand_dims(correction, 1)
@@ -98,6 +143,7 @@ def cdna_split_kernel(
     counters_ptr,
     score_scale,
     cap_log2,
+    v_scale,
     window,
     splits,
     reciprocal,
@@ -136,8 +182,10 @@ def cdna_split_kernel(
     2**31 // splits + 1, to divide by `splits` with.
     """
     HEAD_PAD: gl.constexpr = triton.next_power_of_2(HEAD_SIZE)
-    WORDS: gl.constexpr = HEAD_SIZE // 2
-    WORDS_PAD: gl.constexpr = HEAD_PAD // 2
+    CACHE: gl.constexpr = k_cache_ptr.dtype.element_ty
+    BITS: gl.constexpr = CACHE.primitive_bitwidth
+    WORDS: gl.constexpr = HEAD_SIZE * BITS // 32
+    WORDS_PAD: gl.constexpr = HEAD_PAD * BITS // 32
     TILE: gl.constexpr = 32 * W
     mma: gl.constexpr = gl.amd.AMDMFMALayout(
         version=CDNA,
@@ -161,19 +209,8 @@ def cdna_split_kernel(
         start = start + split * each * TILE
         end = gl.minimum(start + each * TILE, seq_len)
 
-    # Heads past the group attend like its last one, and are not stored.
-    right: gl.constexpr = gl.DotOperandLayout(1, mma, 8)
-    head = gl.minimum(axis_index(16, 2, 3, right), GROUP - 1)
-    element = axis_index(HEAD_PAD, 1, 3, right)
-    query = gl.load(
-        query_ptr
-        + sequence * query_stride_seq
-        + (kv_head * GROUP + head) * query_stride_head
-        + element
-        + axis_index(W, 0, 3, right) * 0,
-        mask=element < HEAD_SIZE,
-        other=0.0,
-    )
+    query_row_ptr = query_ptr + sequence * query_stride_seq + kv_head * GROUP * query_stride_head
+    query = load_query(query_row_ptr, query_stride_head, W, GROUP, HEAD_SIZE, BITS, mma)
 
     table_row_ptr = block_table_ptr + sequence * table_stride
     k_head_ptr = k_cache_ptr + kv_head.to(gl.int64) * k_stride_head
@@ -212,7 +249,7 @@ def cdna_split_kernel(
     # Keys and values of the next tile are asked for as soon as those of this one are used up, so
     # that they take the same registers; all but the last tile are whole.
     for _ in range(gl.cdiv(end - start, TILE) - 1):
-        products = keys_times_query(key, query, mma)
+        products = keys_times_query(key, query, CACHE, mma)
         key = load_keys(
             k_head_ptr, zeros_ptr, k_pages, k_group, low, end, k_stride_block, k_stride_row,
             BLOCK_SIZE, W, WORDS, WORDS_PAD,
@@ -226,7 +263,7 @@ def cdna_split_kernel(
         weights, correction, maximum, denominator = softmax_step(
             scores, maximum, denominator, query.dtype, mma
         )
-        accumulator = add_values(accumulator, value, weights, correction, mma)
+        accumulator = add_values(accumulator, value, weights, correction, CACHE, mma)
         value = load_values(
             v_head_ptr, zeros_ptr, v_pages, v_group, low, end, v_stride_block, v_stride_row,
             BLOCK_SIZE, W, WORDS, WORDS_PAD,
@@ -235,13 +272,13 @@ def cdna_split_kernel(
         v_pages = group_pages(table_row_ptr, v_group, low, end, BLOCK_SIZE)
         position += TILE
         gl.amd.hint.sched_barrier()
-    products = keys_times_query(key, query, mma)
+    products = keys_times_query(key, query, CACHE, mma)
     scores = base2_scores(products, score_scale, cap_log2, HAS_SOFT_CAP)
     scores = gl.where((position >= low) & (position < end), scores, float("-inf"))
     weights, correction, maximum, denominator = softmax_step(
         scores, maximum, denominator, query.dtype, mma
     )
-    accumulator = add_values(accumulator, value, weights, correction, mma)
+    accumulator = add_values(accumulator, value, weights, correction, CACHE, mma)
 
     # The waves' parts become one: [W, heads, elements] with all waves in each lane.
     whole: gl.constexpr = output_layout(W, HEAD_PAD)
@@ -256,7 +293,7 @@ def cdna_split_kernel(
     highest = gl.max(maximum, 0)
     share = gl.exp2(maximum - gl.expand_dims(highest, 0))
     total = gl.sum(denominator * share, 0)
-    share = share * gl.expand_dims(1.0 / gl.where(total > 0.0, total, 1.0), 0)
+    share = share * gl.expand_dims(v_scale / gl.where(total > 0.0, total, 1.0), 0)
     result = gl.sum(accumulator * gl.expand_dims(share, 2), 0)
 
     out_row_ptr = out_ptr + sequence * out_stride_seq + kv_head * GROUP * out_stride_head
@@ -310,9 +347,14 @@ _STRIDES = (
 MATRIX = {"bf16": "bf16", "fp16": "f16"}
 
 
-def _budgets(waves: int, dtype: str, head_size: int) -> dict[str, Budget]:
-    """Both chips' budgets: block numbers are 32 bits, and values of 64 elements come in 64."""
-    narrow = {32: 2, 64: 8} if head_size == 64 else {32: 2}
+def _budgets(waves: int, dtype: str, head_size: int, cache: str) -> dict[str, Budget]:
+    """Both chips' budgets: block numbers are 32 bits, and a lane's share of a row of values fewer
+    than 128 where the row is shorter than 256 bytes: a sixteenth.
+    """
+    share = head_size * (8 if cache == "fp8" else 16) // 16
+    narrow = {32: 2}
+    if share < 128:
+        narrow[share] = narrow.get(share, 0) + 8
     return {
         gfx: Budget(waves, f"f32_16x16x{depth}_{MATRIX[dtype]}", narrow, wave_private=True)
         for gfx, depth in (("gfx942", 16), ("gfx950", 32))
@@ -327,6 +369,7 @@ def _split_variant(
     block_size: int,
     dtype: str = "bf16",
     parts: int = 1,
+    cache: str = "",
     window: bool = False,
     soft_cap: bool = False,
 ) -> CodegenVariant:
@@ -338,9 +381,9 @@ def _split_variant(
         kernel=cdna_split_kernel,
         signature={
             "query_ptr": f"*{dtype}",
-            "k_cache_ptr": f"*{dtype}",
-            "v_cache_ptr": f"*{dtype}",
-            "zeros_ptr": f"*{dtype}",
+            "k_cache_ptr": f"*{cache or dtype}",
+            "v_cache_ptr": f"*{cache or dtype}",
+            "zeros_ptr": f"*{cache or dtype}",
             "block_table_ptr": "*i32",
             "seq_lens_ptr": "*i32",
             "out_ptr": f"*{dtype}",
@@ -349,6 +392,7 @@ def _split_variant(
             "counters_ptr": "*i32",
             "score_scale": "fp32",
             "cap_log2": "fp32",
+            "v_scale": "fp32",
             "window": "i32",
             "splits": "i32",
             "reciprocal": "i32",
@@ -373,7 +417,7 @@ def _split_variant(
         divisible_by_16=_STRIDES,
         over_2_gib=("k_cache_ptr", "v_cache_ptr"),
         by_gfx={gfx: {"CDNA": generation} for gfx, generation in GENERATION.items()},
-        budgets=_budgets(config.waves_per_eu, dtype, head_size),
+        budgets=_budgets(config.waves_per_eu, dtype, head_size, cache),
     )
 
 
@@ -391,4 +435,16 @@ CODEGEN_VARIANTS = (
         4, 2, 256, 16, parts=64, window=True, soft_cap=True,
     ),
     _split_variant("kv8/group4/head128/block16/parts16", 8, 4, 128, 16, dtype="fp16", parts=16),
+    _split_variant("kv8/group4/head128/block16/fp8_cache", 8, 4, 128, 16, cache="fp8"),
+    _split_variant(
+        "kv1/group16/head128/block16/fp8_cache/parts16", 1, 16, 128, 16, cache="fp8", parts=16
+    ),
+    _split_variant(
+        "kv1/group16/head128/block16/fp8_cache/parts64", 1, 16, 128, 16, cache="fp8", parts=64
+    ),
+    _split_variant("kv8/group8/head64/block16/fp8_cache", 8, 8, 64, 16, cache="fp8"),
+    _split_variant(
+        "kv4/group2/head256/block16/fp8_cache/window/cap",
+        4, 2, 256, 16, cache="fp8", window=True, soft_cap=True,
+    ),
 )  # fmt: skip

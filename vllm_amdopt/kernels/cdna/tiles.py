@@ -7,7 +7,8 @@ bits, of k 8 lie in the lane and 4 x 8 by its upper two bits. `convert_layout(as
 is the compiler's proof that no data moves.
 
 The cache is read as words of four bytes: its numbers would otherwise be carried around the loop
-unpacked, one to a register.
+unpacked, one to a register. With 8 bits a number, 16 bytes of a key are 16 neighbours, twice what a
+lane has of k in one go: the query's elements are taken in the same order, which changes no sum.
 """
 
 from __future__ import annotations
@@ -37,6 +38,17 @@ def key_layout(waves, words):
     lanes = [[0, 0, row, 0] for row in (1, 2, 4, 8)] + [[0, 0, 0, word] for word in (4, 8)]
     warps = [[wave, 0, 0, 0] for wave in powers(1, waves)]
     return gl.DistributedLinearLayout(registers, lanes, warps, [], [waves, 2, 16, words])
+
+
+@gluon.constexpr_function
+def query_layout(waves, width):
+    """[waves, width, 16] for keys of 8 bits: 16 neighbours in a lane, where `key_layout` has 4
+    words.
+    """
+    registers = [[0, element, 0] for element in (1, 2, 4, 8, *powers(64, width))]
+    lanes = [[0, 0, head] for head in (1, 2, 4, 8)] + [[0, 16, 0], [0, 32, 0]]
+    warps = [[wave, 0, 0] for wave in powers(1, waves)]
+    return gl.DistributedLinearLayout(registers, lanes, warps, [], [waves, width, 16])
 
 
 @gluon.constexpr_function
@@ -212,3 +224,51 @@ def numbers(words, dtype: gl.constexpr):
     low = words.to(gl.int16).to(dtype, bitcast=True)
     high = (words >> 16).to(gl.int16).to(dtype, bitcast=True)
     return gl.join(low, high)
+
+
+@gluon.jit
+def cached_numbers(words, cache: gl.constexpr, dtype: gl.constexpr):
+    """[..., n] words of a cache as numbers of 16 bits: [..., n, 2], or of fp8 [..., n, 2, 2]."""
+    if cache.primitive_bitwidth == 8:
+        return from_fp8(words, dtype)
+    else:
+        return numbers(words, dtype)
+
+
+@gluon.jit
+def from_fp8(words, dtype: gl.constexpr):
+    """[..., n] words of the chip's own e4m3 as [..., n, 2, 2] numbers of 16 bits, all exact.
+
+    The hardware converts two at a time to float32, of which bfloat16 is the upper half.
+    """
+    low = gl.inline_asm_elementwise(
+        "v_cvt_pk_f32_fp8 $0, $1", "=v,v", [words], gl.int64, is_pure=True, pack=1
+    )
+    high = gl.inline_asm_elementwise(
+        "v_cvt_pk_f32_fp8_sdwa $0, $1 src0_sel:WORD_1",
+        "=v,v",
+        [words],
+        gl.int64,
+        is_pure=True,
+        pack=1,
+    )
+    both = gl.join(narrow_pair(low, dtype), narrow_pair(high, dtype))
+    return numbers(both, dtype)
+
+
+@gluon.jit
+def narrow_pair(pair, dtype: gl.constexpr):
+    """Two float32 in 64 bits as two exact numbers of 16 bits in 32."""
+    first = pair.to(gl.int32)
+    second = (pair >> 32).to(gl.int32)
+    if dtype == gl.bfloat16:
+        return (second & -65536) | (first >> 16 & 65535)
+    else:
+        return gl.inline_asm_elementwise(
+            "v_cvt_pkrtz_f16_f32 $0, $1, $2",
+            "=v,v,v",
+            [first, second],
+            gl.int32,
+            is_pure=True,
+            pack=1,
+        )
