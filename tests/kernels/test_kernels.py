@@ -63,6 +63,12 @@ REFUSED = {
         "3_tokens_window_everything": "no 3 query tokens",
         "8_tokens_take_two_tiles": "blocks of 8 to 128 tokens",
     },
+    ("mla_decode", "gluon"): {
+        "block_1_fp8": "no form for a latent cache of",
+        "block_16_24_heads_fp8": "no form for a latent cache of",
+        "3_tokens_each": "no form for 3 query tokens",
+        "2_tokens_of_12_heads_fp8": "no form for a latent cache of",
+    },
 }
 
 
