@@ -20,7 +20,6 @@ def serve(
     plugin: str | None = None,
     environment: Mapping[str, str] | None = None,
     arguments: Sequence[str] = (),
-    prompts: Sequence[str] = PROMPTS,
 ) -> tuple[list[tuple[int, ...]], str]:
     """The token ids of all answers, asked for at once, and the server's log."""
     with Server(
@@ -29,7 +28,7 @@ def serve(
         environment=environment,
         arguments=("--enforce-eager", *needed(model), *arguments),
     ) as server:
-        answers = server.complete_together(prompts, max_tokens=8)
+        answers = server.complete_together(PROMPTS, max_tokens=8)
         return [answer.token_ids for answer in answers], server.log
 
 
