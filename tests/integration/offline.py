@@ -35,10 +35,14 @@ ARGUMENTS: Mapping[str, Any] = {
 
 @dataclass(frozen=True)
 class Answer:
-    """One request's answer; `cached_tokens` of its prompt came from the prefix cache."""
+    """One request's answer; `cached_tokens` of its prompt came from the prefix cache.
+
+    `leads` are by how much each token beat the runner-up, in nats.
+    """
 
     text: str
     token_ids: tuple[int, ...]
+    leads: tuple[float, ...]
     cached_tokens: int
 
 
@@ -63,6 +67,10 @@ class Result:
         """Whether the plan of this run has the feature or default on."""
         decisions = self.plan["decisions"] if self.plan else ()
         return any(decision["name"] == name and decision["on"] for decision in decisions)
+
+
+def _answer(record: Mapping[str, Any]) -> Answer:
+    return Answer(**{k: tuple(v) if isinstance(v, list) else v for k, v in record.items()})
 
 
 def questions(count: int) -> list[tasks.Item]:
@@ -125,8 +133,7 @@ class Jobs:
         record: dict[str, Any] = json.loads(result.read_text())
         return Result(
             rounds=tuple(
-                tuple(Answer(a["text"], tuple(a["token_ids"]), a["cached_tokens"]) for a in answers)
-                for answers in record.get("rounds", ())
+                tuple(_answer(a) for a in answers) for answers in record.get("rounds", ())
             ),
             log=log.read_text(errors="replace"),
             error=record.get("error"),

@@ -25,6 +25,7 @@ PRELOADED = (
     "vllm.v1.worker.cpu_model_runner",
     "vllm.model_executor.model_loader.default_loader",
     "vllm.model_executor.models.llama",
+    "vllm.model_executor.models.granite",
     "vllm.model_executor.models.deepseek_v2",
     "vllm.model_executor.models.qwen3_moe",
     "vllm.v1.attention.backends.cpu_attn",
@@ -75,7 +76,7 @@ def run(job: dict[str, Any]) -> dict[str, Any]:
     from vllm_amdopt.integration import faults
 
     llm = LLM(job["model"], **job["arguments"])
-    sampling = SamplingParams(temperature=0, max_tokens=job["max_tokens"], logprobs=0)
+    sampling = SamplingParams(temperature=0, max_tokens=job["max_tokens"], logprobs=2)
     rounds = []
     for prompts in job["rounds"]:
         answers = llm.generate(prompts, sampling, use_tqdm=False)
@@ -84,6 +85,7 @@ def run(job: dict[str, Any]) -> dict[str, Any]:
                 {
                     "text": answer.outputs[0].text,
                     "token_ids": list(answer.outputs[0].token_ids),
+                    "leads": leads(answer.outputs[0]),
                     "cached_tokens": answer.num_cached_tokens,
                 }
                 for answer in answers
@@ -98,6 +100,14 @@ def run(job: dict[str, Any]) -> dict[str, Any]:
         "disabled": dict(faults._disabled),
         "launches": launches(),
     }
+
+
+def leads(output: Any) -> list[float]:
+    """By how much each token of the answer beat the second likeliest, in nats."""
+    best = [
+        sorted((entry.logprob for entry in step.values()), reverse=True) for step in output.logprobs
+    ]
+    return [first - second for first, second, *_ in best]
 
 
 def launches() -> dict[str, int]:

@@ -120,6 +120,7 @@ def test_mla_runs_at_block_size_1_and_keeps_a_users_size(jobs: Jobs) -> None:
     ours = jobs.run(MLA, [PROMPTS[:4], PROMPTS[:4]], environment={"VLLM_AMDOPT": "1"})
     assert ours.block_size == 1
     assert ours.chunked_prefill
+    assert ours.tokens() == jobs.stock(MLA, prompts).tokens()
     users = jobs.run(MLA, [prompts], environment={"VLLM_AMDOPT": "1"}, arguments={"block_size": 64})
     assert users.error is None, users.log
     assert users.block_size == 64

@@ -20,7 +20,6 @@ from vllm.v1.attention.backend import (
     AttentionType,
     CommonAttentionMetadata,
 )
-from vllm.v1.attention.backends.utils import split_decodes_and_prefills
 
 from vllm_amdopt.integration.cpu_engine import (
     chosen,
@@ -146,17 +145,11 @@ class AmdOptAttentionMetadataBuilder(AttentionMetadataBuilder[AmdOptAttentionMet
         fast_build: bool = False,
     ) -> AmdOptAttentionMetadata:
         common = common_attn_metadata
-        num_decodes, num_prefills, num_decode_tokens, _ = split_decodes_and_prefills(
-            common, decode_threshold=self.reorder_batch_threshold, require_uniform=True
-        )
+        first_prefill, num_decodes, num_decode_tokens = self._decodes(common)
+        num_prefills = common.num_reqs - first_prefill
         query_start_loc = common.query_start_loc
-        if num_prefills and num_decodes:
-            query_start_loc = query_start_loc[num_decodes:] - num_decode_tokens
-        first_prefill = num_decodes
-        if num_decodes and self.reorder_batch_threshold > 1:
-            # On the host, without a copy from the device: what each has, the first has.
-            starts = common.query_start_loc_cpu
-            num_decodes = num_decode_tokens // max(1, int(starts[1]) - int(starts[0]))
+        if num_prefills and first_prefill:
+            query_start_loc = query_start_loc[first_prefill:] - num_decode_tokens
         return AmdOptAttentionMetadata(
             num_actual_tokens=common.num_actual_tokens,
             num_decodes=num_decodes,
@@ -170,6 +163,28 @@ class AmdOptAttentionMetadataBuilder(AttentionMetadataBuilder[AmdOptAttentionMet
             block_table=common.block_table_tensor,
             slot_mapping=common.slot_mapping,
         )
+
+    def _decodes(self, common: CommonAttentionMetadata) -> tuple[int, int, int]:
+        """The first request to prefill, the requests to decode before it, and their tokens.
+
+        As vLLM's `split_decodes_and_prefills` with `require_uniform`, but in NumPy: the dozen
+        tensor operations there take longer than all else here. Requests without tokens, which pad
+        a captured batch, stand before the first prefill and are none to decode.
+        """
+        if common.max_query_len <= self.reorder_batch_threshold == 1:
+            return common.num_reqs, common.num_reqs, common.num_actual_tokens
+        starts = common.query_start_loc_cpu.numpy()
+        each = int(starts[1] - starts[0])
+        if each > self.reorder_batch_threshold:
+            return 0, 0, 0
+        lens = starts[1:] - starts[:-1]
+        others = (lens != each) & (lens != 0)
+        first = int(others.argmax())
+        if not others[first]:
+            first, tokens = common.num_reqs, common.num_actual_tokens
+        else:
+            tokens = int(starts[first])
+        return first, tokens // max(1, each), tokens
 
 
 class AmdOptAttentionImpl(AttentionImpl[AmdOptAttentionMetadata]):
