@@ -32,7 +32,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from vllm_amdopt.bench import processes
-from vllm_amdopt.bench.processes import end_session, end_with_parent, session_members
+from vllm_amdopt.bench.processes import end_session, prepare_child, session_members
 
 CACHES = Path(__file__).resolve().parents[1] / ".cache"
 """Compiled kernels and graphs, shared by all servers of a checkout; `make clean` removes them."""
@@ -172,7 +172,7 @@ class Server:
                 stderr=subprocess.STDOUT,
                 env=self.process_environment(),
                 start_new_session=True,
-                preexec_fn=end_with_parent,
+                preexec_fn=prepare_child,
             )
 
     def _wait_until_ready(self, deadline: float) -> None:

@@ -19,7 +19,7 @@ from vllm_amdopt.accuracy.task_folder import Sample
 from vllm_amdopt.accuracy.task_items import generate
 from vllm_amdopt.accuracy.task_run import Evaluation, TaskRunError, missing_lm_eval, wait_for
 from vllm_amdopt.bench.plan import Arm
-from vllm_amdopt.bench.processes import session_members
+from vllm_amdopt.bench.processes import prepare_child, session_members
 from vllm_amdopt.bench.report.build import build, verdict_line
 from vllm_amdopt.bench.server import ServerSettings
 from vllm_amdopt.run_record import as_json, parse
@@ -188,6 +188,7 @@ def test_a_run_that_is_ended_from_outside_leaves_nothing_behind(
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         text=True,
+        preexec_fn=prepare_child,
     )
     try:
         deadline = time.monotonic() + 120.0

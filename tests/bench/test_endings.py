@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.bench.rig import MODEL, ROOT
-from vllm_amdopt.bench.processes import session_members
+from vllm_amdopt.bench.processes import prepare_child, session_members
 
 WAIT_SECONDS = 120.0
 
@@ -61,7 +61,9 @@ def test_no_server_outlives_its_run(tmp_path: Path, number: signal.Signals, code
         "PYTHONPATH": str(ROOT),
         "VLLM_AMDOPT_LOCK_DIR": str(tmp_path / "locks"),
     }
-    run = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
+    run = subprocess.Popen(
+        command, env=environment, stderr=subprocess.PIPE, text=True, preexec_fn=prepare_child
+    )
     try:
         wait_for(lambda: servers(str(model)))
         (server,) = servers(str(model))

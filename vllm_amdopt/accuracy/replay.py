@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from vllm_amdopt.accuracy.divergence import Position
-from vllm_amdopt.bench.processes import end_session, end_with_parent
+from vllm_amdopt.bench.processes import end_session, prepare_child
 from vllm_amdopt.bench.server import cause
 from vllm_amdopt.bench.treatment import Treatment, read_treatment
 
@@ -107,7 +107,7 @@ def _run(job: Path, log: Path, environment: Mapping[str, str], seconds: float) -
             stderr=subprocess.STDOUT,
             env=dict(environment),
             start_new_session=True,
-            preexec_fn=end_with_parent,
+            preexec_fn=prepare_child,
         )
     begin = time.monotonic()
     try:

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from vllm_amdopt.accuracy.task_folder import Sample, SamplesError, read_samples
 from vllm_amdopt.accuracy.task_items import Task
-from vllm_amdopt.bench.processes import end_session, end_with_parent
+from vllm_amdopt.bench.processes import end_session, prepare_child
 from vllm_amdopt.bench.server import last_line
 
 POLL_SECONDS = 0.2
@@ -84,7 +84,7 @@ def run_tasks(
             stderr=subprocess.STDOUT,
             env=_environment(environment, folder),
             start_new_session=True,
-            preexec_fn=end_with_parent,
+            preexec_fn=prepare_child,
         )
     try:
         wait_for(process, evaluation.seconds, died)

@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from vllm_amdopt.bench.plan import Level
-from vllm_amdopt.bench.processes import end_session, end_with_parent, processor_seconds
+from vllm_amdopt.bench.processes import end_session, prepare_child, processor_seconds
 
 PERCENTILES = "50,90,95,99"
 START_SECONDS = 600.0
@@ -240,7 +240,7 @@ class LoadClient:
                 env=environment,
                 text=True,
                 start_new_session=True,
-                preexec_fn=end_with_parent,
+                preexec_fn=prepare_child,
             )
         self._answers = queue.Queue()
         threading.Thread(target=self._listen, args=(self._process,), daemon=True).start()

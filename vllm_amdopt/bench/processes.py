@@ -18,8 +18,13 @@ _LIBC = ctypes.CDLL(None)
 _PR_SET_PDEATHSIG = 1
 
 
-def end_with_parent() -> None:
-    """In a new process: be told to end when the starting process dies without saying goodbye."""
+def prepare_child() -> None:
+    """In a new process: hear of the end, also when the starting process dies without a goodbye.
+
+    A shell starts its background jobs with SIGINT ignored, and children inherit that; then the
+    SIGINT with which we ask a server to end would be waited for in vain.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
     _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
 
 

@@ -23,7 +23,7 @@ from typing import Any, Literal
 from vllm_amdopt.bench.processes import (
     choose_port,
     end_session,
-    end_with_parent,
+    prepare_child,
     session_members,
 )
 
@@ -150,7 +150,7 @@ class ArmServer:
                     stderr=subprocess.STDOUT,
                     env=self.process_environment(),
                     start_new_session=True,
-                    preexec_fn=end_with_parent,
+                    preexec_fn=prepare_child,
                 )
         except FileNotFoundError:
             program = self._settings.program[0]
