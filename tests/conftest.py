@@ -26,6 +26,10 @@ the last, and `integration`, which starts servers, is the last."""
 for _name in [name for name in os.environ if name.startswith("VLLM_AMDOPT")]:
     del os.environ[_name]
 
+# Idle OpenMP threads spin before they sleep, and small models leave them idle all the time: the
+# second thread of a test would take the core of the test beside it.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 # What Triton 3.9 does with a warning unless told otherwise, and 3.10 will not: multiply and add
 # become one instruction. vllm_amdopt.codegen compiles the kernels so.
 os.environ["TRITON_DEFAULT_FP_FUSION"] = "1"

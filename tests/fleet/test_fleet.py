@@ -144,3 +144,18 @@ def test_the_page_is_current(fleet: Fleet) -> None:
         assert stated[page.place(combination)] == page.cells(fleet, combination), (
             f"{combination.model}: `make fleet` renews docs/fleet.md ({record['outcome']})"
         )
+
+
+def test_the_fusions_that_are_asked_for_survive_vllms_own_checks(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """vLLM drops a fusion, with a warning, where the graph or an operation would not allow it."""
+    asked = {"VLLM_AMDOPT": "1", "VLLM_AMDOPT_ATTENTION": "on", "VLLM_AMDOPT_FUSED_ROPE": "on"}
+    monkeypatch.setitem(rig.ARMS, "fused", asked)
+    qwen = {"qwen3-8b": models.published()["qwen3-8b"]}
+    (record,) = rig.run(
+        qwen, rig.machines(("gfx942",), (False,), ("fused",)), (1,)
+    ).records.values()
+    assert record["outcome"] == "ok", record
+    assert {"fuse_rope_kvcache", "fuse_qk_norm_rope_kvcache"} <= set(record["fusions"])
+    assert "+rotary_embedding" in record["custom_ops"]

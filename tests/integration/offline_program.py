@@ -9,6 +9,7 @@ inactive, or interpreted, never a mixture.
 from __future__ import annotations
 
 import dataclasses
+import gc
 import importlib
 import json
 import os
@@ -34,12 +35,19 @@ PRELOADED = (
 """What a job would import anyway."""
 
 
+_kept: list[Any] = []
+"""Engines that end with their process: to shut one down is more garbage collection."""
+
+
 def main() -> None:
     """One job per line of standard input, as JSON; one line "done" on standard output for each."""
     from vllm import LLM  # noqa: F401
 
     for module in PRELOADED:
         importlib.import_module(module)
+    # vLLM collects garbage six times in a job, and would walk, and so copy, all that was imported.
+    gc.collect()
+    gc.freeze()
     print("ready", flush=True)
     for line in sys.stdin:
         job: dict[str, Any] = json.loads(line)
@@ -71,11 +79,16 @@ def run_and_leave(job: dict[str, Any]) -> None:
 
 def run(job: dict[str, Any]) -> dict[str, Any]:
     """Load the model and answer the prompts, in as many rounds as the job has lists of prompts."""
+    import torch
     from vllm import LLM, SamplingParams
 
     from vllm_amdopt.integration import faults
 
+    # Eager as asked: vLLM compiles a function of its sampler all the same.
+    torch._dynamo.config.disable = bool(job["arguments"]["enforce_eager"])
     llm = LLM(job["model"], **job["arguments"])
+    if job["arguments"].get("tensor_parallel_size", 1) == 1:
+        _kept.append(llm)
     sampling = SamplingParams(temperature=0, max_tokens=job["max_tokens"], logprobs=2)
     rounds = []
     for prompts in job["rounds"]:

@@ -20,7 +20,8 @@ BLOCKS, POSITIONS = 5, 600
 class RopeCase:
     """`slots` may be fewer than `tokens`: the rows behind are padding. -1 skips a token.
 
-    `fp8`: the cache holds the chip's own e4m3, with scales that are not 1.
+    `fp8`: the cache holds the chip's own e4m3, with scales that are not 1. Without `in_place` the
+    results go to tensors of their own, and the packed projection stays as it was.
     """
 
     name: str
@@ -34,6 +35,7 @@ class RopeCase:
     is_neox: bool = True
     norm: bool = False
     fp8: bool = False
+    in_place: bool = True
 
 
 ROPE_CASES = (
@@ -44,6 +46,8 @@ ROPE_CASES = (
     RopeCase("gptj_partly_rotated", 2, (7, 8), 2, 2, 96, 40, 4, is_neox=False),
     RopeCase("fp8", 4, (31, 0, 5, -1), 4, 2, 64, 64, 16, fp8=True),
     RopeCase("fp8_gptj_norm_partly_rotated", 2, (3, 9), 2, 2, 96, 64, 8, False, True, True),
+    RopeCase("norm_not_in_place", 3, (4, -1, 2), 8, 2, 64, 64, 16, norm=True, in_place=False),
+    RopeCase("partly_rotated_not_in_place", 2, (4, 2), 5, 5, 80, 24, 1, False, in_place=False),
     RopeCase("no_token", 0, (), 4, 2, 64, 64, 16),
 )
 
@@ -79,11 +83,20 @@ def check_rope(
         row = packed.double() if wide else packed.clone()
         query, key, value, _ = (part.unflatten(1, (-1, size)) if part.shape[1] % size == 0 else part
                                 for part in row.split(widths, dim=1))  # fmt: skip
+        outputs = {}
+        if not case.in_place:
+            result = row.clone()
+            outputs = dict(zip(("query_out", "key_out"), (
+                part.unflatten(1, (-1, size)) for part in result.split(widths, dim=1)[:2]
+            ), strict=True))  # fmt: skip
         function(
             query, key, value, positions, given(cos_sin), cache[..., :size], cache[..., size:],
             slots, is_neox=case.is_neox, query_weight=given(weights[0]),
-            key_weight=given(weights[1]), **scales, **more,
+            key_weight=given(weights[1]), **scales, **outputs, **more,
         )  # fmt: skip
+        if not case.in_place:
+            assert torch.equal(row, packed.to(row.dtype)), "the projection was changed."
+            row = result
         return row, cache
 
     cache_dtype = fp8 if case.fp8 else dtype

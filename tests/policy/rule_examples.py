@@ -314,6 +314,17 @@ EXAMPLES: Mapping[str, Pair] = {
             {"kv_offload": True},
         ),
     ),
+    "fused_rope": Pair(
+        Example(
+            "qwen3-32b",
+            MI300X,
+            "VLLM_AMDOPT_FUSED_ROPE=on",
+            environment={**switched_on("attention"), **switched_on("fused_rope")},
+        ),
+        Example(
+            "qwen3-32b", MI300X, "belongs to AMDOPT_ATTN", environment=switched_on("fused_rope")
+        ),
+    ),
     "startup_plan": Pair(
         Example(
             "llama-3.1-8b",

@@ -38,6 +38,7 @@ from vllm_amdopt.policy.situation import UserChoices
             UserChoices(fuse_allreduce_rms=False),
         ),
         ("-cc.pass_config.fuse_allreduce_rms=true", UserChoices(fuse_allreduce_rms=True)),
+        ("-cc.pass_config.fuse_rope_kvcache=false", UserChoices(fuse_rope_kvcache=False)),
         ("--compilation-config 3", UserChoices()),
         ("--kv-offloading-size 64", UserChoices(kv_offload=True, kv_offloading_gib=64.0)),
         ('--speculative-config \'{"model": "x"}\'', UserChoices(speculative=True)),
@@ -106,6 +107,9 @@ def test_command_by_hand_has_the_plans_settings() -> None:
             "attention_order": "ROCM_AITER_FA,TRITON_ATTN",
             "kv_offloading_size": 64.0,
             "fuse_allreduce_rms": False,
+            "fuse_rope_kvcache": True,
+            "fuse_qk_norm_rope_kvcache": True,
+            "use_inductor_graph_partition": True,
         },
         "ROCM_AITER_FA",
     )
@@ -122,6 +126,12 @@ def test_command_by_hand_has_the_plans_settings() -> None:
         "64",
         "--compilation-config.pass_config.fuse_allreduce_rms",
         "false",
+        "--compilation-config.pass_config.fuse_rope_kvcache",
+        "true",
+        "--compilation-config.pass_config.fuse_qk_norm_rope_kvcache",
+        "true",
+        "--compilation-config.use_inductor_graph_partition",
+        "true",
     ]
 
 

@@ -125,6 +125,25 @@ def _fuse_allreduce_rms(vllm_config: VllmConfig, value: SettingValue) -> None:
     vllm_config.compilation_config.pass_config.fuse_allreduce_rms = bool(value)
 
 
+def _fuse_rope_kvcache(vllm_config: VllmConfig, value: SettingValue) -> None:
+    """With the operation that the pass looks for; vLLM has looked at the user's wish before."""
+    compilation = vllm_config.compilation_config
+    compilation.pass_config.fuse_rope_kvcache = bool(value)
+    if not any(op.endswith("rotary_embedding") for op in compilation.custom_ops):
+        compilation.custom_ops.append("+rotary_embedding")
+
+
+def _fuse_qk_norm_rope_kvcache(vllm_config: VllmConfig, value: SettingValue) -> None:
+    vllm_config.compilation_config.pass_config.fuse_qk_norm_rope_kvcache = bool(value)
+
+
+def _use_inductor_graph_partition(vllm_config: VllmConfig, value: SettingValue) -> None:
+    """Where the user said otherwise, vLLM says itself that the fusions need it."""
+    compilation = vllm_config.compilation_config
+    if compilation.use_inductor_graph_partition is None:
+        compilation.use_inductor_graph_partition = bool(value)
+
+
 def _mm_encoder_tp_mode(vllm_config: VllmConfig, value: SettingValue) -> None:
     multimodal: Any = vllm_config.model_config.multimodal_config
     if multimodal is not None:
@@ -137,6 +156,9 @@ _WRITERS: Mapping[str, Callable[[VllmConfig, SettingValue], None]] = {
     "share_replicated_region": _share_replicated_region,
     "moe_backend": _moe_backend,
     "fuse_allreduce_rms": _fuse_allreduce_rms,
+    "fuse_rope_kvcache": _fuse_rope_kvcache,
+    "fuse_qk_norm_rope_kvcache": _fuse_qk_norm_rope_kvcache,
+    "use_inductor_graph_partition": _use_inductor_graph_partition,
     "mm_encoder_tp_mode": _mm_encoder_tp_mode,
 }
 

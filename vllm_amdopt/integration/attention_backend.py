@@ -27,8 +27,13 @@ from vllm_amdopt.integration.cpu_engine import (
     implementation,
     kernel_device,
 )
-from vllm_amdopt.integration.faults import attempt, distortion
-from vllm_amdopt.ops import kv_cache_write, paged_attention_decode, paged_attention_prefill
+from vllm_amdopt.integration.faults import attempt, disabled, distortion
+from vllm_amdopt.ops import (
+    kv_cache_write,
+    paged_attention_decode,
+    paged_attention_prefill,
+    rope_and_cache_write,
+)
 from vllm_amdopt.ops.operation import REFERENCE
 
 NAME = "AMDOPT_ATTN"
@@ -251,6 +256,102 @@ class AmdOptAttentionImpl(AttentionImpl[AmdOptAttentionMetadata]):
                 v_cache,
                 slot_mapping,
                 **self._scales(layer),
+                implementation=how,
+            )
+
+        self._run(write)
+
+    def fused_rope_kvcache_supported(self) -> bool:
+        """Whether vLLM's compiler may put `do_rope_and_kv_cache_update` into the graph."""
+        return disabled("attention") is None
+
+    def fused_qk_norm_rope_kvcache_supported(self) -> bool:
+        """The same for `do_qk_norm_rope_kvcache_update`; vLLM looks for these head sizes only."""
+        return self.fused_rope_kvcache_supported() and self.head_size in (64, 128, 256)
+
+    def do_rope_and_kv_cache_update(
+        self,
+        layer: AttentionLayer,
+        query: torch.Tensor,
+        key: torch.Tensor,
+        value: torch.Tensor,
+        positions: torch.Tensor,
+        cos_sin_cache: torch.Tensor,
+        is_neox: bool,
+        kv_cache: torch.Tensor,
+        layer_slot_mapping: torch.Tensor,
+    ) -> None:
+        """Rotate query [tokens, heads, D] and key [tokens, kv_heads, D] in place, write the cache.
+
+        positions: int64 [tokens]; cos_sin_cache: [positions, rotated elements], cosines first.
+        """
+        self._rotate_and_write(
+            layer, query, key, value, positions, cos_sin_cache, is_neox, kv_cache,
+            layer_slot_mapping,
+        )  # fmt: skip
+
+    def do_qk_norm_rope_kvcache_update(
+        self,
+        layer: AttentionLayer,
+        qkv: torch.Tensor,
+        q_out: torch.Tensor,
+        k_out: torch.Tensor,
+        positions: torch.Tensor,
+        q_weight: torch.Tensor,
+        k_weight: torch.Tensor,
+        rms_norm_eps: float,
+        cos_sin_cache: torch.Tensor,
+        is_neox: bool,
+        kv_cache: torch.Tensor,
+        layer_slot_mapping: torch.Tensor,
+    ) -> None:
+        """The same after a norm of every head, to q_out and k_out; qkv [tokens, all] stays."""
+        heads = (self.num_heads, self.num_kv_heads, self.num_kv_heads)
+        query, key, value = (
+            part.unflatten(-1, (-1, self.head_size))
+            for part in qkv.split([count * self.head_size for count in heads], dim=-1)
+        )
+        self._rotate_and_write(
+            layer, query, key, value, positions, cos_sin_cache, is_neox, kv_cache,
+            layer_slot_mapping,
+            query_weight=q_weight.view(-1),
+            key_weight=k_weight.view(-1),
+            epsilon=rms_norm_eps,
+            query_out=q_out.view(query.shape),
+            key_out=k_out.view(key.shape),
+        )  # fmt: skip
+
+    def _rotate_and_write(
+        self,
+        layer: AttentionLayer,
+        query: torch.Tensor,
+        key: torch.Tensor,
+        value: torch.Tensor,
+        positions: torch.Tensor,
+        cos_sin_cache: torch.Tensor,
+        is_neox: bool,
+        kv_cache: torch.Tensor,
+        slot_mapping: torch.Tensor,
+        **options: Any,
+    ) -> None:
+        k_cache, v_cache = self._split(kv_cache)
+        if self.kv_sharing_target_layer_name is not None:
+            # vLLM's pattern is the same for all layers; here only the heads are rotated.
+            slot_mapping = slot_mapping[:0]
+        options.update(self._scales(layer))
+
+        def write(how: str) -> None:
+            rope_and_cache_write.rope_and_cache_write(
+                query,
+                key,
+                value,
+                positions,
+                cos_sin_cache,
+                k_cache,
+                v_cache,
+                slot_mapping,
+                is_neox=is_neox,
+                **options,
                 implementation=how,
             )
 

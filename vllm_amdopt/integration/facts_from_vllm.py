@@ -90,6 +90,7 @@ def user_choices(vllm_config: VllmConfig) -> UserChoices:
         ),
         # None until vLLM's optimization level decides, which comes after this.
         fuse_allreduce_rms=getattr(passes, "fuse_allreduce_rms", None),
+        fuse_rope_kvcache=getattr(passes, "fuse_rope_kvcache", None),
         # Without it vLLM has already ended where the format is deprecated.
         allow_deprecated_quantization=True,
         lora=vllm_config.lora_config is not None,

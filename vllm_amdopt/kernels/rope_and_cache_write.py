@@ -98,6 +98,7 @@ def store_pairs(
 @triton.jit
 def rotate_heads(
     head_ptrs,
+    target_ptrs,
     present,
     weight_ptr,
     epsilon,
@@ -107,8 +108,9 @@ def rotate_heads(
     ROTARY: tl.constexpr,
     IS_NEOX: tl.constexpr,
     HEADS: tl.constexpr,
+    IN_PLACE: tl.constexpr,
 ):
-    """Normalise (where there is a weight), rotate and store heads in place.
+    """Normalise (where there is a weight), rotate and store heads at `target_ptrs`.
 
     Returns (first partners, second partners, what is not rotated), float32; the last is [HEADS, 1]
     of zeros where all is rotated.
@@ -131,18 +133,19 @@ def rotate_heads(
         if REST > 0:
             rest_weight = tl.load(weights + ROTARY + element, mask=element < REST, other=0.0)
             rest = rest * factor * rest_weight.to(tl.float32)
-            tl.store(
-                head_ptrs + ROTARY + element,
-                rest.to(head_ptrs.dtype.element_ty),
-                mask=in_rest,
-            )
+    if REST > 0 and (weight_ptr is not None or not IN_PLACE):
+        tl.store(
+            target_ptrs + ROTARY + element,
+            rest.to(target_ptrs.dtype.element_ty),
+            mask=in_rest,
+        )
     turned_first = first * cosine - second * sine
     turned_second = second * cosine + first * sine
     store_pairs(
-        head_ptrs,
+        target_ptrs,
         present,
-        turned_first.to(head_ptrs.dtype.element_ty),
-        turned_second.to(head_ptrs.dtype.element_ty),
+        turned_first.to(target_ptrs.dtype.element_ty),
+        turned_second.to(target_ptrs.dtype.element_ty),
         ROTARY,
         IS_NEOX,
         HEADS,
@@ -155,6 +158,8 @@ def rope_and_cache_write_kernel(
     query_ptr,
     key_ptr,
     value_ptr,
+    query_out_ptr,
+    key_out_ptr,
     positions_ptr,
     cos_sin_ptr,
     query_weight_ptr,
@@ -174,6 +179,10 @@ def rope_and_cache_write_kernel(
     key_stride_head,
     value_stride_token,
     value_stride_head,
+    query_out_stride_token,
+    query_out_stride_head,
+    key_out_stride_token,
+    key_out_stride_head,
     cos_sin_stride,
     k_stride_block,
     k_stride_head,
@@ -187,10 +196,12 @@ def rope_and_cache_write_kernel(
     HEADS: tl.constexpr,
     BLOCK_SIZE: tl.constexpr,
     LARGEST: tl.constexpr,
+    IN_PLACE: tl.constexpr,
 ):
     """Grid (tokens, tiles of query heads + tiles of KV heads), HEADS heads to a tile.
 
     LARGEST: the largest number that the cache's dtype holds, 0.0 where there is nothing to clamp.
+    IN_PLACE: whether the results go where the heads came from.
     """
     HALF: tl.constexpr = ROTARY // 2
     REST: tl.constexpr = HEAD_SIZE - ROTARY
@@ -208,6 +219,7 @@ def rope_and_cache_write_kernel(
         head = (tile * HEADS + tl.arange(0, HEADS))[:, None]
         rotate_heads(
             query_ptr + token * query_stride_token + head * query_stride_head,
+            query_out_ptr + token * query_out_stride_token + head * query_out_stride_head,
             head < heads,
             query_weight_ptr,
             epsilon,
@@ -217,12 +229,14 @@ def rope_and_cache_write_kernel(
             ROTARY,
             IS_NEOX,
             HEADS,
+            IN_PLACE,
         )
     else:
         head = ((tile - query_tiles) * HEADS + tl.arange(0, HEADS))[:, None]
         present = head < kv_heads
         first, second, rest = rotate_heads(
             key_ptr + token * key_stride_token + head * key_stride_head,
+            key_out_ptr + token * key_out_stride_token + head * key_out_stride_head,
             present,
             key_weight_ptr,
             epsilon,
@@ -232,6 +246,7 @@ def rope_and_cache_write_kernel(
             ROTARY,
             IS_NEOX,
             HEADS,
+            IN_PLACE,
         )
         if slot >= 0:
             block = slot // BLOCK_SIZE
@@ -281,6 +296,10 @@ _STRIDES = (
     "key_stride_head",
     "value_stride_token",
     "value_stride_head",
+    "query_out_stride_token",
+    "query_out_stride_head",
+    "key_out_stride_token",
+    "key_out_stride_head",
     "cos_sin_stride",
     "k_stride_block",
     "k_stride_head",
@@ -332,6 +351,8 @@ def _variant(
             "query_ptr": "*bf16",
             "key_ptr": "*bf16",
             "value_ptr": "*bf16",
+            "query_out_ptr": "*bf16",
+            "key_out_ptr": "*bf16",
             "positions_ptr": "*i64",
             "cos_sin_ptr": "*bf16",
             **({"query_weight_ptr": "*bf16", "key_weight_ptr": "*bf16"} if norm else {}),
@@ -350,6 +371,7 @@ def _variant(
             "HEADS": heads_per_program(heads, head_size),
             "BLOCK_SIZE": 16,
             "LARGEST": 240.0 if cache == "fp8" else 0.0,
+            "IN_PLACE": not norm,  # as vLLM calls the two
         },
         num_warps=CONFIG.num_warps,
         divisible_by_16=_STRIDES,

@@ -10,6 +10,7 @@ from torch import Tensor
 from vllm_amdopt.ops import mla_decode_cdna as cdna
 from vllm_amdopt.ops import refusals
 from vllm_amdopt.ops.compute_units import compute_units
+from vllm_amdopt.ops.mla_decode_parts import Parts
 from vllm_amdopt.ops.operation import Implementation, Operation, RefusedError
 from vllm_amdopt.ops.paged_cache import gather_latent, wide_dtype
 
@@ -177,14 +178,9 @@ def launch(
     if splits is None:
         splits = plans.plan(sequences * row_tiles, max_seq_len, compute_units(query.device), config)
     direct = splits == 1
-    partial, partial_lse = out, out
+    parts = Parts(out, out)  # a kernel that finishes a sequence writes to neither
     if not direct:
-        partial = torch.empty(
-            (sequences, rows, splits, kv_lora_rank), dtype=torch.float32, device=query.device
-        )
-        partial_lse = torch.empty(
-            (sequences, rows, splits), dtype=torch.float32, device=query.device
-        )
+        parts = Parts.empty(sequences, rows, splits, kv_lora_rank, query.device)
     lse_strides = (0, 0) if lse is None else lse.stride()
     # A quantized cache is never multiplied out: its scale goes into the factor of the scores and
     # into that of the result.
@@ -196,8 +192,8 @@ def launch(
         seq_lens,
         out,
         lse,
-        partial,
-        partial_lse,
+        parts.results,
+        parts.lse,
         score_scale,
         latent_scale,
         sequences,
@@ -219,28 +215,8 @@ def launch(
         num_warps=config.num_warps,
         num_stages=config.num_stages,
     )
-    if direct:
-        return
-    merge = plans.choose_reduce_config(splits, kv_lora_rank)
-    kernels.reduce_kernel[(sequences, rows, kv_lora_rank // merge.columns)](
-        partial,
-        partial_lse,
-        seq_lens,
-        out,
-        lse,
-        heads,
-        splits,
-        *out.stride()[:2],
-        *lse_strides,
-        LATENT_SIZE=kv_lora_rank,
-        QUERY_LEN=query_len,
-        SPLITS=plans.padded_splits(splits),
-        CHUNK=merge.chunk,
-        COLUMNS=merge.columns,
-        TILE=config.tile,
-        HAS_LSE=lse is not None,
-        num_warps=merge.num_warps,
-    )
+    if not direct:
+        parts.merge(seq_lens, out, lse, tile=config.tile, query_len=query_len)
 
 
 OPERATION = Operation(

@@ -11,8 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vllm_amdopt.kernels import availability
-from vllm_amdopt.ops import refusals
+from vllm_amdopt.ops import cdna, refusals
 from vllm_amdopt.ops.compute_units import compute_units
 from vllm_amdopt.ops.operation import RefusedError
 from vllm_amdopt.ops.workspace import workspace
@@ -23,8 +22,6 @@ MAX_GROUP = 16
 """Query heads per KV head: the columns of one matrix instruction."""
 MIN_BLOCK_SIZE = 8
 """Tokens whose values a lane reads from one block."""
-
-_PORTABLE = "the portable kernel takes it"
 
 
 def refusal(
@@ -50,42 +47,28 @@ def refusal(
         "ALiBi": has_alibi,
     }
     return refusals.first(
-        refusals.no_triton(),
-        _unless(
-            gfx in refusals.COMPILED_FOR,
-            f"the Gluon kernel is for {' and '.join(refusals.COMPILED_FOR)}, and this is "
-            f"{gfx or 'no AMD GPU'}",
-        ),
-        _unless(not availability.interpreted(), "Triton's interpreter does not know Gluon"),
-        _unless(
-            availability.gluon_for_cdna(),
-            "this Triton has no Gluon with CDNA's matrix instructions; install a newer one, or",
-        ),
-        _unless(dtype in DTYPES, f"the Gluon kernel has no form for {refusals.short(dtype)}"),
-        _unless(
+        cdna.no_gluon(gfx),
+        cdna.unless(dtype in DTYPES, f"the Gluon kernel has no form for {refusals.short(dtype)}"),
+        cdna.unless(
             cache_dtype in (None, dtype)
             or (gfx in refusals.COMPILED_FOR and cache_dtype is refusals.fp8_of(gfx)),
             "the Gluon kernel has no form for a KV cache of "
             f"{refusals.short(cache_dtype or dtype)} and queries of {refusals.short(dtype)}",
         ),
-        _unless(head_size in HEAD_SIZES, f"the Gluon kernel has no form for head size {head_size}"),
-        _unless(
+        cdna.unless(
+            head_size in HEAD_SIZES, f"the Gluon kernel has no form for head size {head_size}"
+        ),
+        cdna.unless(
             group >= 1 and num_heads == group * num_kv_heads and group <= MAX_GROUP,
             f"the Gluon kernel takes 1 to {MAX_GROUP} query heads per KV head, not "
             f"{num_heads} for {num_kv_heads}",
         ),
-        _unless(
-            MIN_BLOCK_SIZE <= block_size <= refusals.MAX_BLOCK_SIZE
-            and block_size & (block_size - 1) == 0,
-            f"the Gluon kernel takes blocks of {MIN_BLOCK_SIZE} to {refusals.MAX_BLOCK_SIZE} "
-            f"tokens, a power of two, not {block_size}",
+        cdna.block_size(block_size, MIN_BLOCK_SIZE),
+        *(
+            cdna.unless(not there, f"the Gluon kernel has no {what}")
+            for what, there in several.items()
         ),
-        *(_unless(not there, f"the Gluon kernel has no {what}") for what, there in several.items()),
     )
-
-
-def _unless(condition: bool, sentence: str) -> str | None:
-    return None if condition else f"{sentence}; {_PORTABLE}."
 
 
 @lru_cache(maxsize=64)
@@ -93,17 +76,6 @@ def _check(**facts: Any) -> None:
     sentence = refusal(**facts)
     if sentence is not None:
         raise RefusedError(f"paged_attention_decode: {sentence}")
-
-
-@lru_cache(maxsize=16)
-def _gfx(device: torch.device) -> str | None:
-    return availability.current_gfx()
-
-
-@lru_cache(maxsize=16)
-def _zeros(dtype: torch.dtype, device: torch.device) -> Tensor:
-    """What is read in place of rows that hold no token: one row of the largest head."""
-    return torch.zeros(max(HEAD_SIZES), dtype=dtype, device=device)
 
 
 def launch(
@@ -128,8 +100,7 @@ def launch(
     tokens, heads, head_size = query.shape
     sequences = block_table.shape[0]
     _, kv_heads, block_size, _ = k_cache.shape
-    # An emulated GPU may change between two launches, a real one may not.
-    gfx = availability.current_gfx() if query.device.type == "cpu" else _gfx(query.device)
+    gfx = cdna.current_gfx(query.device)
     _check(
         head_size=head_size,
         num_heads=heads,
@@ -176,7 +147,7 @@ def launch(
         query,
         k_cache,
         v_cache,
-        _zeros(k_cache.dtype, query.device),
+        cdna.zeros(max(HEAD_SIZES), k_cache.dtype, query.device),
         block_table,
         seq_lens,
         out,

@@ -29,11 +29,14 @@ def rope_and_cache_write(
     query_weight: Tensor | None = None,
     key_weight: Tensor | None = None,
     epsilon: float = 1e-6,
+    query_out: Tensor | None = None,
+    key_out: Tensor | None = None,
     implementation: str = "triton",
 ) -> None:
-    """Rotate `query` and `key` in place and write key i and value i to slot `slot_mapping[i]`.
+    """Rotate `query` and `key` and write key i and value i to slot `slot_mapping[i]`.
 
-    query: [tokens, heads, D]; key, value: [tokens, kv_heads, D]. positions: int64 [tokens].
+    query: [tokens, heads, D]; key, value: [tokens, kv_heads, D]. query_out, key_out: where the
+    rotated ones go, shaped alike, or None for in place. positions: int64 [tokens].
     cos_sin_cache: [positions, R], cosines of R / 2 angles, then their sines; the first R of D
     elements are rotated, in pairs (j, j + R / 2) where `is_neox`, otherwise (2 j, 2 j + 1).
     With query_weight and key_weight, [D] each, every head is divided by its root mean square
@@ -58,6 +61,8 @@ def rope_and_cache_write(
         query_weight=query_weight,
         key_weight=key_weight,
         epsilon=epsilon,
+        query_out=query_out,
+        key_out=key_out,
     )
 
 
@@ -77,19 +82,21 @@ def reference(
     query_weight: Tensor | None = None,
     key_weight: Tensor | None = None,
     epsilon: float = 1e-6,
+    query_out: Tensor | None = None,
+    key_out: Tensor | None = None,
     compute_dtype: torch.dtype | None = None,
 ) -> None:
     """The operation in plain PyTorch, in float32 or in `compute_dtype`, to see what that costs."""
     dtype = compute_dtype or wide_dtype(query.dtype)
     angles = cos_sin_cache[positions].to(dtype)
     turned = []
-    for heads, weight in ((query, query_weight), (key, key_weight)):
+    for heads, weight, out in ((query, query_weight, query_out), (key, key_weight, key_out)):
         x = heads.to(dtype)
         if weight is not None:
             mean_square = x.square().mean(dim=-1, keepdim=True)
             x = x * torch.rsqrt(mean_square + epsilon) * weight.to(dtype)
         x = rotate(x, angles, is_neox)
-        heads.copy_(x)
+        (heads if out is None else out).copy_(x)
         turned.append(x)
     token = torch.nonzero(slot_mapping >= 0).flatten()
     slot = slot_mapping[token]
@@ -167,6 +174,8 @@ def launch(
     query_weight: Tensor | None = None,
     key_weight: Tensor | None = None,
     epsilon: float = 1e-6,
+    query_out: Tensor | None = None,
+    key_out: Tensor | None = None,
 ) -> None:
     """The operation by the Triton kernel."""
     tokens, heads, head_size = query.shape
@@ -191,6 +200,16 @@ def launch(
         raise RefusedError(
             "rope_and_cache_write: query and key are normalised both or neither; give both weights."
         )
+    if query_out is None or key_out is None:
+        if query_out is not None or key_out is not None:
+            raise RefusedError(
+                "rope_and_cache_write: query and key are rotated in place both or neither; give "
+                "both outputs."
+            )
+        query_out, key_out, in_place = query, key, True
+    else:
+        refusals.require_dense_rows("rope_and_cache_write", query_out=query_out, key_out=key_out)
+        in_place = False
     from vllm_amdopt.kernels import rope_and_cache_write as kernels
 
     if tokens == 0:
@@ -201,6 +220,8 @@ def launch(
         query,
         key,
         value,
+        query_out,
+        key_out,
         positions,
         cos_sin_cache,
         query_weight,
@@ -217,6 +238,8 @@ def launch(
         *query.stride()[:2],
         *key.stride()[:2],
         *value.stride()[:2],
+        *query_out.stride()[:2],
+        *key_out.stride()[:2],
         cos_sin_cache.stride(0),
         *k_cache.stride()[:3],
         *v_cache.stride()[:3],
@@ -226,6 +249,7 @@ def launch(
         HEADS=tile,
         BLOCK_SIZE=block_size,
         LARGEST=largest(k_cache.dtype),
+        IN_PLACE=in_place,
         num_warps=kernels.CONFIG.num_warps,
     )
 

@@ -130,6 +130,7 @@ _MEANS: Mapping[str, tuple[str, object]] = {
 }
 _NESTED: Mapping[tuple[str, ...], str] = {
     ("--compilation-config", "pass_config", "fuse_allreduce_rms"): "fuse_allreduce_rms",
+    ("--compilation-config", "pass_config", "fuse_rope_kvcache"): "fuse_rope_kvcache",
     ("--attention-config", "backend"): "attention_backend",
     ("--kernel-config", "moe_backend"): "moe_backend",
 }
@@ -232,6 +233,9 @@ _FLAGS: Mapping[str, str] = {
     "moe_backend": "--moe-backend",
     "mm_encoder_tp_mode": "--mm-encoder-tp-mode",
     "fuse_allreduce_rms": "--compilation-config.pass_config.fuse_allreduce_rms",
+    "fuse_rope_kvcache": "--compilation-config.pass_config.fuse_rope_kvcache",
+    "fuse_qk_norm_rope_kvcache": "--compilation-config.pass_config.fuse_qk_norm_rope_kvcache",
+    "use_inductor_graph_partition": "--compilation-config.use_inductor_graph_partition",
 }
 
 

@@ -195,6 +195,7 @@ def _without_choices(situation: Situation) -> Situation:
         moe_backend=None,
         mm_encoder_tp_mode=None,
         fuse_allreduce_rms=None,
+        fuse_rope_kvcache=None,
     )
     return replace(situation, choices=choices, environment={})
 

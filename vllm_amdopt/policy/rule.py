@@ -73,6 +73,7 @@ def chosen_by_user(situation: Situation, setting: str) -> SettingValue | None:
         "block_size": choices.block_size,
         "moe_backend": choices.moe_backend,
         "fuse_allreduce_rms": choices.fuse_allreduce_rms,
+        "fuse_rope_kvcache": choices.fuse_rope_kvcache,
         "mm_encoder_tp_mode": choices.mm_encoder_tp_mode,
     }
     return values.get(setting)

@@ -41,6 +41,7 @@ class UserChoices:
     moe_backend: str | None = None
     mm_encoder_tp_mode: str | None = None
     fuse_allreduce_rms: bool | None = None
+    fuse_rope_kvcache: bool | None = None
     allow_deprecated_quantization: bool = False
     lora: bool = False
     speculative: bool = False

@@ -80,6 +80,16 @@ SEAMS: tuple[Seam, ...] = (
     Seam("moe_backend", "vllm.config.kernel", ("moe_backend",)),
     Seam("fuse_allreduce_rms", "vllm.config.compilation", ("fuse_allreduce_rms",)),
     Seam(
+        "rope_fusion",
+        "vllm.config.compilation",
+        ("fuse_rope_kvcache", "fuse_qk_norm_rope_kvcache", "use_inductor_graph_partition"),
+    ),
+    Seam(
+        "rope_fusion",
+        "vllm.v1.attention.backend",
+        ("def do_rope_and_kv_cache_update(", "def do_qk_norm_rope_kvcache_update("),
+    ),
+    Seam(
         "startup_plan",
         "vllm.v1.worker.startup_plan",
         ("def compute_plan_fingerprint(", "VLLM_ENABLE_STARTUP_PLAN"),
