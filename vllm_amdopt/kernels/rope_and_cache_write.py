@@ -116,6 +116,8 @@ def rotate_heads(
     of zeros where all is rotated.
     """
     REST: tl.constexpr = HEAD_SIZE - ROTARY
+    if IN_PLACE:
+        target_ptrs = head_ptrs  # or the compiler holds the same addresses twice
     first, second = load_pairs(head_ptrs, present, ROTARY, IS_NEOX, HEADS)
     rest = tl.zeros([HEADS, 1], tl.float32)
     if REST > 0:
