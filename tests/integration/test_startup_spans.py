@@ -29,7 +29,7 @@ def test_real_start_is_divided_into_stages(tmp_path: Path) -> None:
         **os.environ,
         **QUIET_ENVIRONMENT,
         "VLLM_CPU_OMP_THREADS_BIND": "nobind",
-        "VLLM_ENABLE_V1_MULTIPROCESSING": "0",  # one process less, as on a GPU; see tests/serving.py
+        "VLLM_ENABLE_V1_MULTIPROCESSING": "0",  # as tests/serving.py does
         "VLLM_LOGGING_LEVEL": "INFO",
     }
     run = StartupRun(
