@@ -38,7 +38,7 @@ environment: python  ## make .venv: vLLM for the CPU, the plugin, the tools (min
 demo: environment  ## serve three models, stock and with the plugin, and compare (GFX=gfx950: an MI355X)
 	@"$(VENV)/bin/python" -m benchmarks.demo --gfx "$(GFX)"
 
-bench-demo: environment  ## show the measuring tools: noise, a 10 % slowdown, right and wrong answers (25 min)
+bench-demo: environment  ## show the measuring tools: noise, a 10 % slowdown, right and wrong answers (half an hour)
 	@"$(VENV)/bin/python" -m benchmarks.bench_demo $(BENCH_DEMO_ARGUMENTS)
 
 test: environment  ## run all tests, fast ones first

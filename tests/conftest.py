@@ -30,6 +30,9 @@ for _name in [name for name in os.environ if name.startswith("VLLM_AMDOPT")]:
 # second thread of a test would take the core of the test beside it.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+_paths = [str(TESTS / "site"), *filter(None, [os.environ.get("PYTHONPATH")])]
+os.environ["PYTHONPATH"] = os.pathsep.join(_paths)
+
 # What Triton 3.9 does with a warning unless told otherwise, and 3.10 will not: multiply and add
 # become one instruction. vllm_amdopt.codegen compiles the kernels so.
 os.environ["TRITON_DEFAULT_FP_FUSION"] = "1"
