@@ -125,6 +125,11 @@ def engine_arms() -> list[Arm]:
             "VLLM_AMDOPT": "1",
             "VLLM_AMDOPT_CPU_ENGINE": "reference",
         },
+        "engine start, =1, reference, QUICK_IMPORTS=0": {
+            "VLLM_AMDOPT": "1",
+            "VLLM_AMDOPT_CPU_ENGINE": "reference",
+            "VLLM_AMDOPT_QUICK_IMPORTS": "0",
+        },
         "engine start, =1, emulated gfx942": {"VLLM_AMDOPT": "1"},
     }
     fixed = {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import subprocess
@@ -13,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from vllm_amdopt.integration import plugin
+from vllm_amdopt.integration import plugin, quick_imports
 
 VLLM = ["/somewhere/bin/vllm", "serve", "model"]
 
@@ -59,7 +60,12 @@ def fresh(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         monkeypatch.delenv(name)
     monkeypatch.delenv("VLLM_PLUGINS", raising=False)
     monkeypatch.setattr(sys, "argv", ["program"])
+    # The tests' own sitecustomize has raised the thresholds already.
+    thresholds = gc.get_threshold()
+    gc.set_threshold(700, 10, 10)
     yield
+    quick_imports.end()
+    gc.set_threshold(*thresholds)
 
 
 def other_platform(monkeypatch: pytest.MonkeyPatch, answer: str | None) -> None:
@@ -85,6 +91,30 @@ class TestRegisterPlatform:
     def test_on_request_the_cpu_platform_is_ours(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("VLLM_AMDOPT", "1")
         assert plugin.register_platform() == plugin.PLATFORM_CLASSES["cpu"]
+
+    def test_the_collector_looks_away_until_vllm_is_imported(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("VLLM_AMDOPT", "1")
+        before = gc.get_threshold()
+        plugin.register_platform()
+        assert gc.get_threshold() == quick_imports.THRESHOLDS
+        plugin.register()
+        assert gc.get_threshold() == before
+
+    @pytest.mark.parametrize(
+        "variables",
+        [{"VLLM_AMDOPT": "0"}, {"VLLM_AMDOPT": "1", "VLLM_AMDOPT_QUICK_IMPORTS": "0"}, {}],
+        ids=["off", "switched_off", "not_active"],
+    )
+    def test_the_collector_is_left_alone(
+        self, variables: dict[str, str], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        for name, value in variables.items():
+            monkeypatch.setenv(name, value)
+        before = gc.get_threshold()
+        plugin.register_platform()
+        assert gc.get_threshold() == before
 
     def test_off_wins(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("VLLM_AMDOPT", "0")

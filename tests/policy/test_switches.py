@@ -26,6 +26,7 @@ def test_every_feature_and_rule_has_a_switch() -> None:
         "VLLM_AMDOPT_STRICT",
         "VLLM_AMDOPT_CPU_ENGINE",
         "VLLM_AMDOPT_EMULATE_REPORT",
+        "VLLM_AMDOPT_QUICK_IMPORTS",
         "VLLM_AMDOPT_LOCK_DIR",
         "VLLM_AMDOPT_INJECT_FAULT",
         *(entry.switch for entry in ENTRIES),

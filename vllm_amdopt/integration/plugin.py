@@ -15,6 +15,8 @@ from collections.abc import Callable, MutableMapping
 from importlib.metadata import entry_points
 from typing import Any
 
+from vllm_amdopt.integration import quick_imports
+
 PLATFORM_GROUP = "vllm.platform_plugins"
 ENTRY_POINT_NAME = "amdopt"
 
@@ -88,6 +90,7 @@ def register() -> None:
     """
     if not _outcome.decided:
         register_platform()
+    quick_imports.end()
     if not (_outcome.argument_given or _outcome.requested):
         return
     from vllm.platforms import current_platform
@@ -159,6 +162,8 @@ def _decide() -> str | None:
         # soon after this; the workers inherit the variable.
         os.environ.setdefault("TRITON_INTERPRET", "1")
     qualname = PLATFORM_CLASSES[builtin]
+    if activation.quick_imports:
+        quick_imports.begin()
     _import_class(qualname).register_backends()
     return qualname
 
