@@ -280,15 +280,35 @@ class AmdOptAttentionImpl(AttentionImpl[AmdOptAttentionMetadata]):
         is_neox: bool,
         kv_cache: torch.Tensor,
         layer_slot_mapping: torch.Tensor,
+        **options: Any,
     ) -> None:
         """Rotate query [tokens, heads, D] and key [tokens, kv_heads, D] in place, write the cache.
 
-        positions: int64 [tokens]; cos_sin_cache: [positions, rotated elements], cosines first.
+        positions: int64 [tokens]; cos_sin_cache: [positions, rotated elements], cosines first;
+        options: further ones of the operation `rope_and_cache_write`.
         """
-        self._rotate_and_write(
-            layer, query, key, value, positions, cos_sin_cache, is_neox, kv_cache,
-            layer_slot_mapping,
-        )  # fmt: skip
+        k_cache, v_cache = self._split(kv_cache)
+        if self.kv_sharing_target_layer_name is not None:
+            # vLLM's pattern is the same for all layers; here only the heads are rotated.
+            layer_slot_mapping = layer_slot_mapping[:0]
+        options.update(self._scales(layer))
+
+        def write(how: str) -> None:
+            rope_and_cache_write.rope_and_cache_write(
+                query,
+                key,
+                value,
+                positions,
+                cos_sin_cache,
+                k_cache,
+                v_cache,
+                layer_slot_mapping,
+                is_neox=is_neox,
+                **options,
+                implementation=how,
+            )
+
+        self._run(write)
 
     def do_qk_norm_rope_kvcache_update(
         self,
@@ -311,7 +331,7 @@ class AmdOptAttentionImpl(AttentionImpl[AmdOptAttentionMetadata]):
             part.unflatten(-1, (-1, self.head_size))
             for part in qkv.split([count * self.head_size for count in heads], dim=-1)
         )
-        self._rotate_and_write(
+        self.do_rope_and_kv_cache_update(
             layer, query, key, value, positions, cos_sin_cache, is_neox, kv_cache,
             layer_slot_mapping,
             query_weight=q_weight.view(-1),
@@ -320,42 +340,6 @@ class AmdOptAttentionImpl(AttentionImpl[AmdOptAttentionMetadata]):
             query_out=q_out.view(query.shape),
             key_out=k_out.view(key.shape),
         )  # fmt: skip
-
-    def _rotate_and_write(
-        self,
-        layer: AttentionLayer,
-        query: torch.Tensor,
-        key: torch.Tensor,
-        value: torch.Tensor,
-        positions: torch.Tensor,
-        cos_sin_cache: torch.Tensor,
-        is_neox: bool,
-        kv_cache: torch.Tensor,
-        slot_mapping: torch.Tensor,
-        **options: Any,
-    ) -> None:
-        k_cache, v_cache = self._split(kv_cache)
-        if self.kv_sharing_target_layer_name is not None:
-            # vLLM's pattern is the same for all layers; here only the heads are rotated.
-            slot_mapping = slot_mapping[:0]
-        options.update(self._scales(layer))
-
-        def write(how: str) -> None:
-            rope_and_cache_write.rope_and_cache_write(
-                query,
-                key,
-                value,
-                positions,
-                cos_sin_cache,
-                k_cache,
-                v_cache,
-                slot_mapping,
-                is_neox=is_neox,
-                **options,
-                implementation=how,
-            )
-
-        self._run(write)
 
     def forward(
         self,
