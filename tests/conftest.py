@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from pathlib import Path
 
@@ -32,6 +33,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 _paths = [str(TESTS / "site"), *filter(None, [os.environ.get("PYTHONPATH")])]
 os.environ["PYTHONPATH"] = os.pathsep.join(_paths)
+gc.set_threshold(700, 10, 10)  # Python's own: a worker, which has started so too, lives long
 
 # What Triton 3.9 does with a warning unless told otherwise, and 3.10 will not: multiply and add
 # become one instruction. vllm_amdopt.codegen compiles the kernels so.
