@@ -40,6 +40,9 @@ def _parser() -> argparse.ArgumentParser:
         "--assumptions", action="store_true", help="print the assumptions and their sources"
     )
     parser.add_argument(
+        "--page", action="store_true", help="print the table of docs/amd_model.md, in Markdown"
+    )
+    parser.add_argument(
         "--mca", action="store_true", help="compare the main loops with llvm-mca, where it is"
     )
     return parser
@@ -91,6 +94,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     from vllm_amdopt.codegen import CodegenError
 
     warnings.filterwarnings("ignore", module="triton")
+    if options.page:
+        print(report.predictions_page(), end="")
+        return 0
     found: list[Prediction] = []
     swept = []
     fitting = False

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from benchmarks.amd_model.assumptions import ASSUMPTIONS, PRODUCT
+from benchmarks.amd_model.assumptions import ASSUMPTIONS, PRODUCT, machine
 from benchmarks.amd_model.costs import KINDS, MATRIX, VECTOR
-from benchmarks.amd_model.predict import Prediction
+from benchmarks.amd_model.predict import Prediction, predict
 from benchmarks.amd_model.sensitivity import Swing
+from benchmarks.amd_model.serving import cases
 
 LABEL = "predicted"
 
@@ -64,6 +65,46 @@ def predictions(found: Iterable[Prediction]) -> list[str]:
             ]
         )
     return table(rows)
+
+
+PAGE_CASES = (
+    "paged_attention_decode llama-8b batch8/context8192",
+    "paged_attention_decode llama-8b batch1/context8192",
+    "paged_attention_decode llama-405b-tp8 batch32/context32768",
+    "paged_attention_decode qwen3-235b-tp8 batch32/context8192",
+    "paged_attention_decode.gluon llama-8b batch1/context8192",
+    "paged_attention_decode.gluon llama-8b batch8/context8192",
+    "paged_attention_decode.gluon llama-405b-tp8 batch1/context8192",
+    "paged_attention_decode.gluon llama-405b-tp8 batch32/context8192",
+    "paged_attention_decode.gluon qwen3-235b-tp8 batch32/context8192",
+    "paged_attention_decode.gluon.fp8_cache llama-8b batch32/context8192",
+    "mla_decode deepseek-v3-tp8 batch32/context8192",
+    "mla_decode.gluon deepseek-v3-tp8 batch32/context8192",
+    "paged_attention_prefill llama-8b tokens2048/context8192",
+    "gemm_small_batch llama-8b qkv/6144x4096/batch8",
+    "gemm_small_batch llama-8b gate_up/28672x4096/batch8",
+    "gemm_small_batch llama-405b-tp8 qkv/2304x16384/batch8",
+    "gemm_small_batch deepseek-v3-tp8 o/7168x2048/batch32",
+    "kv_cache_write llama-8b batch32",
+    "all_reduce_one_shot llama-405b-tp8 batch8",
+)
+"""What docs/amd_model.md has a row of for each chip, in this order."""
+
+
+def predictions_page() -> str:
+    """The table of predictions in Markdown, as docs/amd_model.md has it; compiles kernels."""
+    lines = [
+        "| kernel, model, shape | chip | floor | predicted | share |",
+        "|---|---|---|---|---|",
+    ]
+    by_chip = {gfx: {case.label: case for case in cases(gfx)} for gfx in PRODUCT}
+    for label in PAGE_CASES:
+        for gfx, product in PRODUCT.items():
+            one = predict(by_chip[gfx][label], machine(gfx))
+            floor = f"{_microseconds(one.floor_seconds)} ({one.floor_by})"
+            time, share = _microseconds(one.seconds), f"{one.share_of_floor:.0%}"
+            lines.append(f"| {label} | {product} | {floor} | {time} | {share} |")
+    return "\n".join(lines) + "\n"
 
 
 def as_record(one: Prediction) -> dict[str, Any]:

@@ -282,7 +282,6 @@ def latent_decode(model: Model, batch: int, context: int, compute_units: int) ->
             merge,
             LATENT_SIZE=model.latent,
             QUERY_LEN=1,
-            SPLITS=plans.padded_splits(splits),
             CHUNK=merge.chunk,
             COLUMNS=merge.columns,
             TILE=config.tile,

@@ -82,10 +82,11 @@ def latent_decode(model: Model, batch: int, context: int, compute_units: int) ->
     from vllm_amdopt.kernels import mla_decode as portable
     from vllm_amdopt.kernels import mla_decode_plan as plans
     from vllm_amdopt.kernels.cdna import mla_decode as kernels
+    from vllm_amdopt.kernels.cdna.mla_decode_plan import choose_config, plan_parts
 
-    config = kernels.choose_config(model.query_heads)
+    config = choose_config(model.query_heads)
     programs = batch * _up(model.query_heads, config.rows)
-    splits = kernels.plan_parts(programs, context, compute_units, config)
+    splits = plan_parts(programs, context, compute_units, config)
     used, tiles = _split(context, config.tile, splits)
     variant = _like(
         kernels.CODEGEN_VARIANTS,
@@ -96,6 +97,7 @@ def latent_decode(model: Model, batch: int, context: int, compute_units: int) ->
         BLOCK_SIZE=LATENT_BLOCK_SIZE,
         T=config.num_warps // config.head_waves,
         H=config.head_waves,
+        SEVERAL_ROW_TILES=model.query_heads > config.rows,
         DIRECT=splits == 1,
     )
     width = model.latent + model.rope
@@ -114,7 +116,6 @@ def latent_decode(model: Model, batch: int, context: int, compute_units: int) ->
             merge,
             LATENT_SIZE=model.latent,
             QUERY_LEN=1,
-            SPLITS=plans.padded_splits(splits),
             CHUNK=merge.chunk,
             COLUMNS=merge.columns,
             TILE=config.tile,

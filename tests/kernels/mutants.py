@@ -139,8 +139,8 @@ WRONG_INDEX = (
     Mutant(
         "part_without_tokens_counted",
         "mla_decode",
-        "used = tl.cdiv(tiles, tl.maximum(tl.cdiv(tiles, splits), 1))",
-        "used = splits",
+        "present = part * tiles_per_split < tiles",
+        "present = part < splits",
         "block_1_split_borders",
     ),
     Mutant(

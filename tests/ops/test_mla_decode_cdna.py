@@ -10,7 +10,7 @@ from triton import knobs
 
 from tests.ops.attention_cases import MLA_CASES, check_mla
 from vllm_amdopt.emulator.launch import emulate
-from vllm_amdopt.kernels.cdna.mla_decode import choose_config, plan_parts
+from vllm_amdopt.kernels.cdna.mla_decode_plan import choose_config, plan_parts
 from vllm_amdopt.ops import mla_decode_cdna as cdna
 from vllm_amdopt.ops.operation import RefusedError
 
@@ -82,6 +82,16 @@ def test_all_parts_run_side_by_side_and_all_hold_tokens(sequences: int, heads: i
     assert parts == 1 or sequences * row_tiles * parts <= 304
     tiles = -(-8192 // config.tile)
     assert -(-tiles // -(-tiles // parts)) == parts
+
+
+@pytest.mark.parametrize(
+    ("sequences", "heads", "parts"),
+    [(16, 16, 16), (32, 16, 8), (32, 32, 8), (38, 16, 8), (32, 64, 9)],
+)
+def test_equal_parts_move_less_than_one_for_each_compute_unit(
+    sequences: int, heads: int, parts: int
+) -> None:
+    assert plan_parts(sequences, 8192, 304, choose_config(heads)) == parts
 
 
 def test_heads_up_to_64_take_one_program() -> None:

@@ -14,7 +14,7 @@ import triton
 import triton.language as tl
 
 from vllm_amdopt.kernels import mla_decode_plan
-from vllm_amdopt.kernels.mla_decode_plan import choose_config, choose_reduce_config, padded_splits
+from vllm_amdopt.kernels.mla_decode_plan import choose_config, choose_reduce_config
 from vllm_amdopt.kernels.variants import Budget, CodegenVariant
 
 COLUMN_GROUPS = tl.constexpr(4)
@@ -276,36 +276,45 @@ def reduce_kernel(
     lse_stride_head,
     LATENT_SIZE: tl.constexpr,
     QUERY_LEN: tl.constexpr,
-    SPLITS: tl.constexpr,
     CHUNK: tl.constexpr,
     COLUMNS: tl.constexpr,
     TILE: tl.constexpr,
     HAS_LSE: tl.constexpr,
 ):
-    """Grid (seqs, rows, pieces of COLUMNS). SPLITS: `splits` padded. TILE: the split kernel's."""
+    """Grid (seqs, rows, pieces of COLUMNS). CHUNK parts at a time. TILE: the split kernel's."""
     sequence = tl.program_id(0).to(tl.int64)
     row = tl.program_id(1)
     column = tl.program_id(2) * COLUMNS + tl.arange(0, COLUMNS)
     tiles = tl.cdiv(tl.load(seq_lens_ptr + sequence), TILE)
-    # The split kernel's arithmetic: parts from here on hold no tokens and were not written.
-    used = tl.cdiv(tiles, tl.maximum(tl.cdiv(tiles, splits), 1))
+    tiles_per_split = tl.cdiv(tiles, splits)
     first_part = (sequence * heads * QUERY_LEN + row) * splits
-    every = tl.arange(0, SPLITS)
-    part_lse = tl.load(partial_lse_ptr + first_part + every, mask=every < used, other=float("-inf"))
-    maximum = tl.maximum(tl.max(part_lse, 0), -1.0e30)
-    total = tl.sum(tl.exp2(part_lse - maximum), 0)
+    # A finite floor instead of -inf: exp2(-inf - floor) is 0, exp2(-inf - -inf) would be NaN.
+    maximum = tl.full([1], -1.0e30, tl.float32)
+    total = tl.zeros([1], tl.float32)
     result = tl.zeros([COLUMNS], tl.float32)
-    for first in range(0, used, CHUNK):
-        # No mask: in the place of parts that are not there, the last one is read for nothing.
-        part = first + tl.arange(0, CHUNK)
-        read = first_part + tl.minimum(part, used - 1)
+    part = tl.arange(0, CHUNK)
+    # The split kernel's arithmetic: parts that would start at `tiles` or later were not written.
+    for _ in range(0, tiles, tl.maximum(CHUNK * tiles_per_split, 1)):
+        present = part * tiles_per_split < tiles
+        # No mask: in the place of parts that are not there, the first one is read for nothing. Both
+        # loads are under way together; their results are not needed to know what to read.
+        read = first_part + tl.where(present, part, 0)
         partial = tl.load(partial_ptr + read[:, None] * LATENT_SIZE + column[None, :])
-        weights = tl.exp2(tl.load(partial_lse_ptr + read) - maximum)
-        weights = tl.where(part < used, weights, 0.0)
-        result += tl.sum(partial * weights[:, None], 0)
-    result = result / tl.where(total > 0.0, total, 1.0)
-    token = sequence * QUERY_LEN + row // heads
-    head = row % heads
+        part_lse = tl.load(partial_lse_ptr + read)
+        part_lse = tl.where(present, part_lse, float("-inf"))
+        new_maximum = tl.maximum(maximum, tl.max(part_lse, 0))
+        correction = tl.exp2(maximum - new_maximum)
+        weights = tl.exp2(part_lse - new_maximum)
+        total = total * correction + tl.sum(weights, 0)
+        result = result * correction + tl.sum(partial * weights[:, None], 0)
+        maximum = new_maximum
+        part += CHUNK
+    result *= 1.0 / tl.where(total > 0.0, total, 1.0)
+    token = sequence
+    head = row
+    if QUERY_LEN > 1:
+        token = sequence * QUERY_LEN + row // heads
+        head = row % heads
     tl.store(
         out_ptr + token * out_stride_token + head * out_stride_head + column,
         result.to(out_ptr.dtype.element_ty),
@@ -313,7 +322,7 @@ def reduce_kernel(
     if HAS_LSE:  # noqa: SIM102 without one there is no pointer to compile the rest for
         if tl.program_id(2) == 0:
             tl.store(
-                lse_ptr + token * lse_stride_token + head * lse_stride_head,
+                lse_ptr + token * lse_stride_token + head * lse_stride_head + tl.arange(0, 1),
                 (maximum + tl.log2(total)) * LN_2,
             )
 
@@ -370,8 +379,8 @@ _BUDGETS: dict[str, dict[str, Budget]] = {
         "gfx950": Budget(2, "f32_32x32x16_bf16", {32: 3}, full_waits=1),
     },
     "reduce/bf16/latent512/splits16": {
-        "gfx942": Budget(8, narrow_loads={32: 8}, full_waits=1),
-        "gfx950": Budget(8, narrow_loads={32: 8}, full_waits=1),
+        "gfx942": Budget(8, narrow_loads={32: 9}, full_waits=1),
+        "gfx950": Budget(8, narrow_loads={32: 9}, full_waits=1),
     },
     "reduce/bf16/latent512/splits256": {
         "gfx942": Budget(8, narrow_loads={32: 1}, full_waits=1),
@@ -455,7 +464,6 @@ def _reduce_variant(latent_size: int, splits: int) -> CodegenVariant:
         constexprs={
             "LATENT_SIZE": latent_size,
             "QUERY_LEN": 1,
-            "SPLITS": padded_splits(splits),
             "CHUNK": config.chunk,
             "COLUMNS": config.columns,
             "TILE": choose_config(16, 2).tile,

@@ -118,10 +118,5 @@ def choose_reduce_config(splits: int, latent_size: int) -> ReduceConfig:
     )
 
 
-def padded_splits(splits: int) -> int:
-    """How many log-sum-exps the reduce kernel holds: the next power of two, at least 2."""
-    return max(2, _next_power_of_2(splits))
-
-
 def _next_power_of_2(number: int) -> int:
     return 1 << (number - 1).bit_length()

@@ -93,20 +93,24 @@ def launch(
         return
     from vllm_amdopt.kernels import mla_decode_plan as plans
     from vllm_amdopt.kernels.cdna import mla_decode as kernels
+    from vllm_amdopt.kernels.cdna.mla_decode_plan import choose_config, plan_parts
     from vllm_amdopt.kernels.soft_cap import score_factors
 
-    config = kernels.choose_config(heads)
+    config = choose_config(heads)
     row_tiles = -(-heads // config.rows)
     if splits is None:
         units = compute_units(query.device)
-        splits = kernels.plan_parts(sequences * row_tiles, max_seq_len, units, config)
+        splits = plan_parts(sequences * row_tiles, max_seq_len, units, config)
     direct = splits == 1
     parts = Parts(out, out)  # a kernel that finishes a sequence writes to neither
     if not direct:
         parts = Parts.empty(sequences, heads, splits, kv_lora_rank, query.device)
     lse_strides = (0, 0) if lse is None else lse.stride()
     score_scale, _ = score_factors(scale * latent_scale, 0.0)
-    kernels.cdna_latent_split_kernel[(plans.programs(sequences, row_tiles, splits),)](
+    grid = (sequences, splits)
+    if row_tiles > 1:
+        grid = (plans.programs(sequences, row_tiles, splits), 1)
+    kernels.cdna_latent_split_kernel[grid](
         query,
         latent_cache,
         cdna.zeros(max(KV_LORA_RANKS) + ROPE_SIZE, latent_cache.dtype, query.device),
@@ -132,6 +136,7 @@ def launch(
         T=config.num_warps // config.head_waves,
         H=config.head_waves,
         CDNA=kernels.GENERATION[gfx],
+        SEVERAL_ROW_TILES=row_tiles > 1,
         DIRECT=direct,
         HAS_LSE=lse is not None,
         num_warps=config.num_warps,

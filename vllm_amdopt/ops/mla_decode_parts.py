@@ -50,7 +50,6 @@ class Parts:
             *((0, 0) if lse is None else lse.stride()),
             LATENT_SIZE=latent,
             QUERY_LEN=query_len,
-            SPLITS=plans.padded_splits(splits),
             CHUNK=config.chunk,
             COLUMNS=config.columns,
             TILE=tile,

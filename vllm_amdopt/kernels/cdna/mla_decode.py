@@ -9,13 +9,11 @@ of their latents each and exchange them through LDS; with 16 nothing passes betw
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
-import triton
 from triton.experimental import gluon
 from triton.experimental.gluon import language as gl
 
 from vllm_amdopt.kernels import mla_decode_plan
+from vllm_amdopt.kernels.cdna.mla_decode_plan import choose_config
 from vllm_amdopt.kernels.cdna.tiles import axis_index, group_pages, numbers, powers, row_pointers
 from vllm_amdopt.kernels.variants import Budget, CodegenVariant
 
@@ -26,54 +24,6 @@ XCDS = gl.constexpr(mla_decode_plan.XCDS)
 LN_2 = gl.constexpr(0.6931471805599453)
 CHUNK = gl.constexpr(64)
 """Words of a latent, two numbers each, that are multiplied and turned together."""
-
-
-@dataclass(frozen=True)
-class LaunchConfig:
-    """A program attends with `rows` heads (padded) to `tile` tokens at a time.
-
-    head_waves: waves that share the heads; the other factor of num_warps shares the tokens.
-    """
-
-    head_waves: int
-    num_warps: int
-    waves_per_eu: int
-    why: str
-
-    @property
-    def rows(self) -> int:
-        return 16 * self.head_waves
-
-    @property
-    def tile(self) -> int:
-        return 16 * (self.num_warps // self.head_waves)
-
-
-MOST_HEADS = 64
-"""Of one program; its four waves, each with all registers of a SIMD, hold 64 x 512 sums."""
-
-
-def choose_config(heads: int) -> LaunchConfig:
-    """The launch for so many heads a rank; more than 64 take several programs."""
-    padded = min(MOST_HEADS, max(16, triton.next_power_of_2(heads)))
-    return LaunchConfig(
-        head_waves=padded // 16,
-        num_warps=4,
-        waves_per_eu=1,
-        why=(
-            "16 heads x 512 sums, the queries, the latents in use and those under way take most "
-            "of a SIMD's registers, so that one wave has it to itself; 16 tokens a wave are 72 KiB "
-            "under way in a compute unit, ten times what latency and bandwidth ask for"
-        ),
-    )
-
-
-def plan_parts(workgroups: int, tokens: int, compute_units: int, config: LaunchConfig) -> int:
-    """Number of parts: as many as the GPU runs side by side, none without tokens at full length."""
-    room = compute_units // max(1, workgroups)
-    tiles = max(1, -(-tokens // config.tile))
-    planned = max(1, min(room, tiles, mla_decode_plan.MOST_PARTS))
-    return -(-tiles // -(-tiles // planned))
 
 
 @gluon.constexpr_function
@@ -273,11 +223,13 @@ def cdna_latent_split_kernel(
     T: gl.constexpr,
     H: gl.constexpr,
     CDNA: gl.constexpr,
+    SEVERAL_ROW_TILES: gl.constexpr,
     DIRECT: gl.constexpr,
     HAS_LSE: gl.constexpr,
 ):
-    """Grid (`programs`,); arguments and results as in the portable `split_kernel`, and
-    zeros: a row of them, of the cache's width and dtype; T, H: waves that share tokens and heads.
+    """Grid (seqs, splits), or with SEVERAL_ROW_TILES (`programs`, 1), by which those of one token
+    run on one XCD; arguments and results as in the portable `split_kernel`, and zeros: a row of
+    them, of the cache's width and dtype; T, H: waves that share tokens and heads.
     """
     CHUNKS: gl.constexpr = LATENT_SIZE // 2 // CHUNK
     ROWS: gl.constexpr = 16 * H
@@ -292,14 +244,19 @@ def cdna_latent_split_kernel(
         version=CDNA, instr_shape=[16, 16, 16], transposed=False, warps_per_cta=[T, 1, H]
     )
     dtype: gl.constexpr = query_ptr.dtype.element_ty
-    row_tiles = gl.cdiv(heads, ROWS)
-    program = gl.program_id(0)
-    item = program // XCDS // row_tiles * XCDS + program % XCDS
-    row_tile = program // XCDS % row_tiles
-    if item >= sequences * splits:
-        return
-    sequence = (item % sequences).to(gl.int64)
-    split = item // sequences
+    if SEVERAL_ROW_TILES:
+        row_tiles = gl.cdiv(heads, ROWS)
+        program = gl.program_id(0)
+        item = program // XCDS // row_tiles * XCDS + program % XCDS
+        row_tile = program // XCDS % row_tiles
+        if item >= sequences * splits:
+            return
+        sequence = (item % sequences).to(gl.int64)
+        split = item // sequences
+    else:
+        row_tile = 0
+        sequence = gl.program_id(0).to(gl.int64)
+        split = gl.program_id(1)
     seq_len = gl.load(seq_lens_ptr + sequence)
     start = seq_len * 0
     end = seq_len
@@ -430,6 +387,10 @@ _BUDGETS: dict[str, dict[str, Budget]] = {
         "gfx942": Budget(1, "f32_16x16x16_bf16", {64: 1, 32: 1}),
         "gfx950": Budget(1, "f32_16x16x16_bf16 f32_16x16x32_bf16", {64: 1, 32: 1}),
     },
+    "cdna_latent_split/bf16/latent512/rows64/block64/row_tiles": {
+        "gfx942": Budget(1, "f32_16x16x16_bf16", {64: 1, 32: 1}),
+        "gfx950": Budget(1, "f32_16x16x16_bf16 f32_16x16x32_bf16", {64: 1, 32: 1}),
+    },
     "cdna_latent_split/bf16/latent256/rows16/block1/direct": {
         "gfx942": Budget(1, "f32_16x16x16_bf16", {64: 1, 32: 3}, wave_private=True),
         "gfx950": Budget(1, "f32_16x16x16_bf16 f32_16x16x32_bf16", {32: 1}, wave_private=True),
@@ -441,7 +402,9 @@ def _variant(
     heads: int, block_size: int, latent_size: int = 512, direct: bool = False
 ) -> CodegenVariant:
     config = choose_config(heads)
+    several = heads > config.rows
     name = f"cdna_latent_split/bf16/latent{latent_size}/rows{config.rows}/block{block_size}"
+    name += "/row_tiles" if several else ""
     name += "/direct" if direct else ""
     partial = "bf16" if direct else "fp32"
     return CodegenVariant(
@@ -473,6 +436,7 @@ def _variant(
             "BLOCK_SIZE": block_size,
             "T": config.num_warps // config.head_waves,
             "H": config.head_waves,
+            "SEVERAL_ROW_TILES": several,
             "DIRECT": direct,
             "HAS_LSE": True,
         },
@@ -491,5 +455,6 @@ CODEGEN_VARIANTS = (
     _variant(16, 64),
     _variant(32, 1),
     _variant(64, 64),
+    _variant(128, 64),
     _variant(16, 1, latent_size=256, direct=True),
 )

@@ -25,12 +25,13 @@ from vllm_amdopt.kernels.cdna.tiles import (
     first_visible,
     group_pages,
     key_layout,
-    load_keys,
-    load_values,
+    key_rows,
+    load_words,
     output_layout,
     query_layout,
     statistics_layout,
     value_layout,
+    value_rows,
     visible_start,
 )
 from vllm_amdopt.kernels.soft_cap import base2_scores
@@ -209,9 +210,6 @@ def cdna_split_kernel(
         start = start + split * each * TILE
         end = gl.minimum(start + each * TILE, seq_len)
 
-    query_row_ptr = query_ptr + sequence * query_stride_seq + kv_head * GROUP * query_stride_head
-    query = load_query(query_row_ptr, query_stride_head, W, GROUP, HEAD_SIZE, BITS, mma)
-
     table_row_ptr = block_table_ptr + sequence * table_stride
     k_head_ptr = k_cache_ptr + kv_head.to(gl.int64) * k_stride_head
     v_head_ptr = v_cache_ptr + kv_head.to(gl.int64) * v_stride_head
@@ -223,21 +221,30 @@ def cdna_split_kernel(
     position = start + axis_index(W, 0, 3, mma) * 32
     position += row // 4 % 4 * 8 + row // 16 * 4 + row % 4
 
+    # All block numbers first, and in front of the loop as within it: memory answers in order, and
+    # whoever moves one that was asked for behind data waits for the data.
     k_pages = group_pages(table_row_ptr, k_group, low, end, BLOCK_SIZE)
     v_pages = group_pages(table_row_ptr, v_group, low, end, BLOCK_SIZE)
-    key = load_keys(
-        k_head_ptr, zeros_ptr, k_pages, k_group, low, end, k_stride_block, k_stride_row,
-        BLOCK_SIZE, W, WORDS, WORDS_PAD,
-    )  # fmt: skip
-    k_group += TILE
-    k_pages = group_pages(table_row_ptr, k_group, low, end, BLOCK_SIZE)
     gl.amd.hint.sched_barrier()
-    value = load_values(
-        v_head_ptr, zeros_ptr, v_pages, v_group, low, end, v_stride_block, v_stride_row,
-        BLOCK_SIZE, W, WORDS, WORDS_PAD,
+    query_row_ptr = query_ptr + sequence * query_stride_seq + kv_head * GROUP * query_stride_head
+    query = load_query(query_row_ptr, query_stride_head, W, GROUP, HEAD_SIZE, BITS, mma)
+    next_k_pages = group_pages(table_row_ptr, k_group + TILE, low, end, BLOCK_SIZE)
+    next_v_pages = group_pages(table_row_ptr, v_group + TILE, low, end, BLOCK_SIZE)
+    rows = key_rows(
+        k_head_ptr, zeros_ptr, k_pages, k_group, low, end, k_stride_block, k_stride_row,
+        BLOCK_SIZE, W, WORDS_PAD,
     )  # fmt: skip
+    key = load_words(rows, zeros_ptr, key_layout(W, WORDS_PAD), WORDS, WORDS_PAD)
+    gl.amd.hint.sched_barrier()
+    rows = value_rows(
+        v_head_ptr, zeros_ptr, v_pages, v_group, low, end, v_stride_block, v_stride_row,
+        BLOCK_SIZE, W, WORDS_PAD,
+    )  # fmt: skip
+    value = load_words(rows, zeros_ptr, value_layout(W, WORDS_PAD), WORDS, WORDS_PAD)
+    k_group += TILE
     v_group += TILE
-    v_pages = group_pages(table_row_ptr, v_group, low, end, BLOCK_SIZE)
+    k_pages = next_k_pages
+    v_pages = next_v_pages
     # Here, where there is time for a division.
     parts = gl.cdiv(tiles, each) if STEPS > 0 else 1
     gl.amd.hint.sched_barrier()
@@ -250,12 +257,13 @@ def cdna_split_kernel(
     # that they take the same registers; all but the last tile are whole.
     for _ in range(gl.cdiv(end - start, TILE) - 1):
         products = keys_times_query(key, query, CACHE, mma)
-        key = load_keys(
+        rows = key_rows(
             k_head_ptr, zeros_ptr, k_pages, k_group, low, end, k_stride_block, k_stride_row,
-            BLOCK_SIZE, W, WORDS, WORDS_PAD,
+            BLOCK_SIZE, W, WORDS_PAD,
         )  # fmt: skip
         k_group += TILE
         k_pages = group_pages(table_row_ptr, k_group, low, end, BLOCK_SIZE)
+        key = load_words(rows, zeros_ptr, key_layout(W, WORDS_PAD), WORDS, WORDS_PAD)
         gl.amd.hint.sched_barrier()
         scores = base2_scores(products, score_scale, cap_log2, HAS_SOFT_CAP)
         if HAS_WINDOW:
@@ -264,12 +272,13 @@ def cdna_split_kernel(
             scores, maximum, denominator, query.dtype, mma
         )
         accumulator = add_values(accumulator, value, weights, correction, CACHE, mma)
-        value = load_values(
+        rows = value_rows(
             v_head_ptr, zeros_ptr, v_pages, v_group, low, end, v_stride_block, v_stride_row,
-            BLOCK_SIZE, W, WORDS, WORDS_PAD,
+            BLOCK_SIZE, W, WORDS_PAD,
         )  # fmt: skip
         v_group += TILE
         v_pages = group_pages(table_row_ptr, v_group, low, end, BLOCK_SIZE)
+        value = load_words(rows, zeros_ptr, value_layout(W, WORDS_PAD), WORDS, WORDS_PAD)
         position += TILE
         gl.amd.hint.sched_barrier()
     products = keys_times_query(key, query, CACHE, mma)
@@ -278,6 +287,8 @@ def cdna_split_kernel(
     weights, correction, maximum, denominator = softmax_step(
         scores, maximum, denominator, query.dtype, mma
     )
+    # Or LLVM converts the values among the keys, and so waits for both before it uses either.
+    gl.amd.hint.sched_barrier()
     accumulator = add_values(accumulator, value, weights, correction, CACHE, mma)
 
     # The waves' parts become one: [W, heads, elements] with all waves in each lane.

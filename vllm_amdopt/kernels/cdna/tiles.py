@@ -173,23 +173,12 @@ def row_pointers(
 
 
 @gluon.jit
-def load_words(rows, zeros_ptr, word, WORDS: gl.constexpr, WORDS_PAD: gl.constexpr):
-    """The words of the rows; past the end of a row, zeros."""
-    pointers = rows + word
-    if WORDS < WORDS_PAD:
-        zeros = zeros_ptr.to(gl.pointer_type(gl.int32), bitcast=True)
-        pointers = gl.where(word < WORDS, pointers, zeros + word)
-    return gl.load(pointers)
-
-
-@gluon.jit
-def load_keys(
+def key_rows(
     head_ptr, zeros_ptr, pages, group, low, end, stride_block, stride_row,
-    BLOCK_SIZE: gl.constexpr, W: gl.constexpr, WORDS: gl.constexpr, WORDS_PAD: gl.constexpr,
+    BLOCK_SIZE: gl.constexpr, W: gl.constexpr, WORDS_PAD: gl.constexpr,
 ):  # fmt: skip
-    """[W, 2, 16, WORDS_PAD] in `key_layout`; group and pages: [W, 16], by row."""
-    layout: gl.constexpr = key_layout(W, WORDS_PAD)
-    rows: gl.constexpr = gl.SliceLayout(3, layout)
+    """Where the keys of a tile are: [W, 2, 16, 1] in `key_layout`; group and pages: [W, 16]."""
+    rows: gl.constexpr = gl.SliceLayout(3, key_layout(W, WORDS_PAD))
     token = gl.expand_dims(group, 1) + (
         axis_index(2, 1, 3, rows) * 4 + axis_index(16, 2, 3, rows) % 4
     )
@@ -197,25 +186,33 @@ def load_keys(
         head_ptr, zeros_ptr, gl.expand_dims(pages, 1), token, low, end, stride_block, stride_row,
         BLOCK_SIZE,
     )  # fmt: skip
-    word = axis_index(WORDS_PAD, 3, 4, layout)
-    return load_words(gl.expand_dims(pointers, 3), zeros_ptr, word, WORDS, WORDS_PAD)
+    return gl.expand_dims(pointers, 3)
 
 
 @gluon.jit
-def load_values(
+def value_rows(
     head_ptr, zeros_ptr, pages, group, low, end, stride_block, stride_row,
-    BLOCK_SIZE: gl.constexpr, W: gl.constexpr, WORDS: gl.constexpr, WORDS_PAD: gl.constexpr,
+    BLOCK_SIZE: gl.constexpr, W: gl.constexpr, WORDS_PAD: gl.constexpr,
 ):  # fmt: skip
-    """[W, 4, 8, WORDS_PAD] in `value_layout`; group and pages: [W, 4]."""
-    layout: gl.constexpr = value_layout(W, WORDS_PAD)
-    rows: gl.constexpr = gl.SliceLayout(3, layout)
+    """Where the values of a tile are: [W, 4, 8, 1] in `value_layout`; group and pages: [W, 4]."""
+    rows: gl.constexpr = gl.SliceLayout(3, value_layout(W, WORDS_PAD))
     token = gl.expand_dims(group, 2) + axis_index(8, 2, 3, rows)
     pointers = row_pointers(
         head_ptr, zeros_ptr, gl.expand_dims(pages, 2), token, low, end, stride_block, stride_row,
         BLOCK_SIZE,
     )  # fmt: skip
+    return gl.expand_dims(pointers, 3)
+
+
+@gluon.jit
+def load_words(rows, zeros_ptr, layout: gl.constexpr, WORDS: gl.constexpr, WORDS_PAD: gl.constexpr):
+    """[..., WORDS_PAD] in `layout`: the words of the rows; past the end of a row, zeros."""
     word = axis_index(WORDS_PAD, 3, 4, layout)
-    return load_words(gl.expand_dims(pointers, 3), zeros_ptr, word, WORDS, WORDS_PAD)
+    pointers = rows + word
+    if WORDS < WORDS_PAD:
+        zeros = zeros_ptr.to(gl.pointer_type(gl.int32), bitcast=True)
+        pointers = gl.where(word < WORDS, pointers, zeros + word)
+    return gl.load(pointers)
 
 
 @gluon.jit
