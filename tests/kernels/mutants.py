@@ -29,6 +29,8 @@ class Mutant:
     case: str
     included: str | None = None
     """The stem of the file that `old` stands in, where the kernel imports it from there."""
+    through: str | None = None
+    """The stem of a file in between, which imports it for the kernel."""
 
 
 DECODE, PREFILL = "paged_attention_decode", "paged_attention_prefill"
@@ -308,7 +310,7 @@ MISSING_MASK = (
 
 
 CDNA, TILES = "cdna/paged_attention_decode", "cdna/tiles"
-MERGE = "cdna/last_block_merge"
+MERGE, STEPS = "cdna/last_block_merge", "cdna/attention_steps"
 LATENT = "cdna/mla_decode"
 
 GLUON = (
@@ -325,6 +327,7 @@ GLUON = (
         "(position >= low) & (position < end)",
         "position >= low",
         BORDERS,
+        included=STEPS,
     ),
     Mutant(
         "scores_before_the_window",
@@ -332,20 +335,45 @@ GLUON = (
         'scores = gl.where(position >= low, scores, float("-inf"))',
         "scores = scores",
         "head_80_window_cap",
+        included=STEPS,
+    ),
+    Mutant("sink_in_every_part", CDNA, "row * 0 + split == 0", "row * 0 == 0", "sinks_in_parts"),
+    Mutant(
+        "slopes_of_the_first_heads",
+        CDNA,
+        "alibi_slopes_ptr + kv_head * GROUP",
+        "alibi_slopes_ptr + kv_head * 0",
+        "alibi_cap_in_parts",
+    ),
+    Mutant(
+        "draft_that_sees_the_next",
+        CDNA,
+        "visible = position <= limit",
+        "visible = position <= limit + 1",
+        "4_tokens_around_borders",
+        included=STEPS,
+    ),
+    Mutant(
+        "window_of_the_first_draft",
+        CDNA,
+        "visible & (position > limit - window)",
+        "visible & (position > low)",
+        "2_tokens_everything_in_parts",
+        included=STEPS,
     ),
     Mutant(
         "heads_past_the_group",
         CDNA,
-        "mask=(head < GROUP) & (element",
-        "mask=(head < 16) & (element",
-        BORDERS,
+        "mask=(row < GROUP * QUERY_LEN) & (element",
+        "mask=(row < 16) & (element",
+        "2_tokens_everything_in_parts",
         included=MERGE,
     ),
     Mutant(
         "heads_of_a_part",
         CDNA,
-        "((first + part) * GROUP + head) * HEAD_SIZE",
-        "((first + part) * GROUP) * HEAD_SIZE",
+        "((first + part) * ROWS + row) * HEAD_SIZE",
+        "((first + part) * ROWS) * HEAD_SIZE",
         "split_borders",
         included=MERGE,
     ),
@@ -364,6 +392,7 @@ GLUON = (
         "src0_sel:WORD_0",
         "fp8",
         included=TILES,
+        through=STEPS,
     ),
     Mutant("scale_of_values", CDNA, "v_scale / gl.where", "1.0 / gl.where", "fp8"),
     Mutant(
@@ -425,15 +454,18 @@ def load(mutant: Mutant, directory: Path) -> ModuleType:
     place = mutant.included or mutant.stem
     source = (SOURCES / f"{place}.py").read_text()
     assert source.count(mutant.old) == 1, f"{mutant.name}: the source has changed, look for it anew"
-    name = f"mutant_{mutant.name}_{place.replace('/', '_')}"
-    module = _import(name, source.replace(mutant.old, mutant.new), directory)
-    if mutant.included is None:
-        return module
-    including = (SOURCES / f"{mutant.stem}.py").read_text()
-    import_line = f"from vllm_amdopt.kernels.{place.replace('/', '.')} import"
-    assert import_line in including
-    including = including.replace(import_line, f"from {module.__name__} import")
-    return _import(f"{name}_including", including, directory)
+    source = source.replace(mutant.old, mutant.new)
+    module = _import(f"mutant_{mutant.name}_{place.replace('/', '_')}", source, directory)
+    for including in (mutant.through, mutant.stem):
+        if including is None or including == place:
+            continue
+        source = (SOURCES / f"{including}.py").read_text()
+        import_line = f"from vllm_amdopt.kernels.{place.replace('/', '.')} import"
+        assert import_line in source
+        source = source.replace(import_line, f"from {module.__name__} import")
+        module = _import(f"{module.__name__}_including", source, directory)
+        place = including
+    return module
 
 
 def _import(name: str, source: str, directory: Path) -> ModuleType:

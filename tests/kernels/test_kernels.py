@@ -64,11 +64,8 @@ REFUSED = {
         "group_70_takes_two_tiles": "head size 32",
         "head_256_cap": "blocks of 8 to 128 tokens",
         "fp8_block_1_window_sinks": "blocks of 8 to 128 tokens",
-        "sinks_in_parts": "no attention sinks",
-        "alibi_cap_in_parts": "no ALiBi",
-        "4_tokens_around_borders": "no 4 query tokens",
-        "3_tokens_window_everything": "no 3 query tokens",
-        "8_tokens_take_two_tiles": "blocks of 8 to 128 tokens",
+        "3_tokens_window_everything": "7 query heads per KV head, times 3 query tokens",
+        "8_tokens_take_two_tiles": "10 query heads per KV head, times 8 query tokens",
     },
     ("mla_decode", "gluon"): {
         "block_1_fp8": "no form for a latent cache of",

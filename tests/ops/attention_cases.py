@@ -104,6 +104,10 @@ DECODE_CASES = (
         "3_tokens_window_everything", (3, 40, 101), 14, 2, 128, 64, None, 34, 20.0, 2, fp8=True,
         sinks=True, alibi=True, query_len=3,
     ),
+    AttentionCase(
+        "2_tokens_everything_in_parts", (0, 2, 40, 129, 300), 14, 2, 128, 16, None, 100, 20.0, 3,
+        fp8=True, sinks=True, alibi=True, query_len=2,
+    ),
     AttentionCase("8_tokens_take_two_tiles", (70, 9), 20, 2, 64, 1, query_len=8),
 )  # fmt: skip
 

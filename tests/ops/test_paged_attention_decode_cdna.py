@@ -37,9 +37,7 @@ SUPPORTED = {
         pytest.param({"num_heads": 12}, "not 12 for 8", id="uneven"),
         pytest.param({"block_size": 4}, "not 4", id="small_block"),
         pytest.param({"block_size": 24}, "not 24", id="odd_block"),
-        pytest.param({"query_len": 2}, "2 query tokens", id="several_tokens"),
-        pytest.param({"has_sinks": True}, "no attention sinks", id="sinks"),
-        pytest.param({"has_alibi": True}, "no ALiBi", id="alibi"),
+        pytest.param({"query_len": 5}, "4 query heads per KV head, times 5", id="many_tokens"),
     ],
 )
 def test_refusals_are_sentences(change: dict[str, object], expected: str) -> None:
@@ -48,6 +46,11 @@ def test_refusals_are_sentences(change: dict[str, object], expected: str) -> Non
     assert sentence is not None
     assert expected in sentence
     assert sentence.endswith("the portable kernel takes it.")
+
+
+@pytest.mark.parametrize("more", [{"has_sinks": True}, {"has_alibi": True}, {"query_len": 4}])
+def test_sinks_alibi_and_drafts_are_taken(more: dict[str, object]) -> None:
+    assert cdna.refusal(**(SUPPORTED | more)) is None
 
 
 def test_the_chips_own_fp8_is_taken_with_scales() -> None:

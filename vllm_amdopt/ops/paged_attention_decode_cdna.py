@@ -18,8 +18,8 @@ from vllm_amdopt.ops.workspace import workspace
 
 HEAD_SIZES = (64, 80, 96, 128, 192, 256)
 DTYPES = (torch.bfloat16, torch.float16)
-MAX_GROUP = 16
-"""Query heads per KV head: the columns of one matrix instruction."""
+MAX_ROWS = 16
+"""Query heads per KV head times query tokens: the columns of one matrix instruction."""
 MIN_BLOCK_SIZE = 8
 """Tokens whose values a lane reads from one block."""
 
@@ -39,13 +39,8 @@ def refusal(
     has_scales: bool = False,
 ) -> str | None:
     """Why the Gluon kernel does not apply, or None. `cache_dtype` None is the same as `dtype`."""
-    del has_scales
+    del has_scales, has_sinks, has_alibi
     group = num_heads // num_kv_heads if num_kv_heads > 0 else 0
-    several = {
-        f"{query_len} query tokens per sequence": query_len != 1,
-        "attention sinks": has_sinks,
-        "ALiBi": has_alibi,
-    }
     return refusals.first(
         cdna.no_gluon(gfx),
         cdna.unless(dtype in DTYPES, f"the Gluon kernel has no form for {refusals.short(dtype)}"),
@@ -59,15 +54,16 @@ def refusal(
             head_size in HEAD_SIZES, f"the Gluon kernel has no form for head size {head_size}"
         ),
         cdna.unless(
-            group >= 1 and num_heads == group * num_kv_heads and group <= MAX_GROUP,
-            f"the Gluon kernel takes 1 to {MAX_GROUP} query heads per KV head, not "
+            group >= 1 and num_heads == group * num_kv_heads and group <= MAX_ROWS,
+            f"the Gluon kernel takes 1 to {MAX_ROWS} query heads per KV head, not "
             f"{num_heads} for {num_kv_heads}",
         ),
-        cdna.block_size(block_size, MIN_BLOCK_SIZE),
-        *(
-            cdna.unless(not there, f"the Gluon kernel has no {what}")
-            for what, there in several.items()
+        cdna.unless(
+            group * query_len <= MAX_ROWS,
+            f"{group} query heads per KV head, times {query_len} query tokens a sequence, are more "
+            f"than the {MAX_ROWS} that the Gluon kernel takes",
         ),
+        cdna.block_size(block_size, MIN_BLOCK_SIZE),
     )
 
 
@@ -110,8 +106,6 @@ def launch(
         cache_dtype=k_cache.dtype,
         gfx=gfx,
         query_len=tokens // sequences if sequences else 1,
-        has_sinks=sinks is not None,
-        has_alibi=alibi_slopes is not None,
     )
     assert gfx is not None
     refusals.require_dense_rows(
@@ -123,24 +117,27 @@ def launch(
 
     if sequences == 0:
         return
-    group, units = heads // kv_heads, compute_units(query.device)
+    group, query_len = heads // kv_heads, tokens // sequences
+    rows, units = group * query_len, compute_units(query.device)
     workgroups = sequences * kv_heads
     config = plans.choose_config(head_size)
     if splits is None:
-        visible = min(max_seq_len, sliding_window) if sliding_window else max_seq_len
-        parts = plans.plan_parts(workgroups, visible, units, config, group)
+        visible = max_seq_len
+        if sliding_window:
+            visible = min(visible, sliding_window + query_len - 1)
+        parts = plans.plan_parts(workgroups, visible, units, config, rows)
     else:
-        parts = plans.plan_merge(splits, group)
+        parts = plans.plan_merge(splits, rows)
     partial = partial_lse = counters = None
     if parts.steps > 0:
         # At least what any planned launch of these sizes takes.
         slots = max(workgroups * parts.slots, 2 * units)
         memory = workspace(
             query.device,
-            slots * group * (head_size + 1),
+            slots * rows * (head_size + 1),
             max(workgroups * parts.counters, 2 * units),
         )
-        partial, partial_lse = memory.floats, memory.floats[slots * group * head_size :]
+        partial, partial_lse = memory.floats, memory.floats[slots * rows * head_size :]
         counters = memory.counters
     score_scale, cap_log2 = score_factors(scale * k_scale, logits_soft_cap)
     kernels.cdna_split_kernel[(sequences, kv_heads, parts.splits)](
@@ -150,6 +147,8 @@ def launch(
         cdna.zeros(max(HEAD_SIZES), k_cache.dtype, query.device),
         block_table,
         seq_lens,
+        sinks,
+        alibi_slopes,
         out,
         partial,
         partial_lse,
@@ -168,6 +167,7 @@ def launch(
         *out.stride()[:2],
         KV_HEADS=kv_heads,
         GROUP=group,
+        QUERY_LEN=query_len,
         HEAD_SIZE=head_size,
         BLOCK_SIZE=block_size,
         W=config.num_warps,

@@ -10,7 +10,13 @@ import triton
 from triton.experimental import gluon
 from triton.experimental.gluon import language as gl
 
-from vllm_amdopt.kernels.cdna.tiles import axis_index, parts_layout, waves_layout, weights_layout
+from vllm_amdopt.kernels.cdna.tiles import (
+    axis_index,
+    parts_layout,
+    token_and_head,
+    waves_layout,
+    weights_layout,
+)
 
 
 @gluon.jit
@@ -37,35 +43,35 @@ def merge_parts(
     first,
     parts,
     FAN: gl.constexpr,
-    GROUP: gl.constexpr,
+    ROWS: gl.constexpr,
     HEAD_SIZE: gl.constexpr,
     W: gl.constexpr,
 ):
-    """(result [GROUP, HEAD_SIZE], base-2 log-sum-exp [GROUP]), both padded, fp32.
+    """(result [ROWS, HEAD_SIZE], base-2 log-sum-exp [ROWS]), both padded, fp32.
 
     Of the normalised results in the slots first .. first + parts - 1, at most FAN; partial
-    [slot, GROUP, HEAD_SIZE] and lse [slot, GROUP]. Absent ones are not asked for: a buffer load
+    [slot, ROWS, HEAD_SIZE] and lse [slot, ROWS]. Absent ones are not asked for: a buffer load
     past the end is 0 without a branch.
     """
-    HEADS: gl.constexpr = triton.next_power_of_2(GROUP)
+    ROWS_PAD: gl.constexpr = triton.next_power_of_2(ROWS)
     HEAD_PAD: gl.constexpr = triton.next_power_of_2(HEAD_SIZE)
-    flat: gl.constexpr = weights_layout(W, FAN, HEADS)
-    whole: gl.constexpr = parts_layout(W, FAN, HEADS, HEAD_PAD)
+    flat: gl.constexpr = weights_layout(W, FAN, ROWS_PAD)
+    whole: gl.constexpr = parts_layout(W, FAN, ROWS_PAD, HEAD_PAD)
     part = axis_index(FAN, 0, 2, flat)
-    head = axis_index(HEADS, 1, 2, flat)
+    row = axis_index(ROWS_PAD, 1, 2, flat)
     lse = gl.amd.cdna3.buffer_load(
-        lse_ptr, (first + part) * GROUP + head, mask=(part < parts) & (head < GROUP)
+        lse_ptr, (first + part) * ROWS + row, mask=(part < parts) & (row < ROWS)
     )
     present = part < parts
     # The weights are worked out while the rest is under way.
     gl.amd.hint.sched_barrier()
     part = axis_index(FAN, 0, 3, whole)
-    head = axis_index(HEADS, 1, 3, whole)
+    row = axis_index(ROWS_PAD, 1, 3, whole)
     element = axis_index(HEAD_PAD, 2, 3, whole)
     partial = gl.amd.cdna3.buffer_load(
         partial_ptr,
-        ((first + part) * GROUP + head) * HEAD_SIZE + element,
-        mask=(part < parts) & (head < GROUP) & (element < HEAD_SIZE),
+        ((first + part) * ROWS + row) * HEAD_SIZE + element,
+        mask=(part < parts) & (row < ROWS) & (element < HEAD_SIZE),
     )
     # All loads are asked for before any is waited for.
     gl.amd.hint.sched_barrier()
@@ -79,22 +85,27 @@ def merge_parts(
 
 
 @gluon.jit
-def store_heads(row_ptr, stride_head, result, GROUP: gl.constexpr, HEAD_SIZE: gl.constexpr):
-    """Write result [GROUP, HEAD_SIZE], padded, to heads that lie `stride_head` apart."""
-    head = axis_index(result.shape[0], 0, 2, result.type.layout)
+def store_rows(
+    seq_ptr, stride_token, stride_head, result, GROUP: gl.constexpr, QUERY_LEN: gl.constexpr,
+    HEAD_SIZE: gl.constexpr,
+):  # fmt: skip
+    """Write result [GROUP * QUERY_LEN, HEAD_SIZE], padded, to its tokens and heads."""
+    row = axis_index(result.shape[0], 0, 2, result.type.layout)
     element = axis_index(result.shape[1], 1, 2, result.type.layout)
+    token, head = token_and_head(row, GROUP, QUERY_LEN)
     gl.store(
-        row_ptr + head * stride_head + element,
-        result.to(row_ptr.dtype.element_ty),
-        mask=(head < GROUP) & (element < HEAD_SIZE),
+        seq_ptr + token * stride_token + head * stride_head + element,
+        result.to(seq_ptr.dtype.element_ty),
+        mask=(row < GROUP * QUERY_LEN) & (element < HEAD_SIZE),
     )
 
 
 @gluon.jit
 def leave_part(
-    partial_ptr, lse_ptr, slot, result, lse, GROUP: gl.constexpr, HEAD_SIZE: gl.constexpr
+    partial_ptr, lse_ptr, slot, result, lse, ROWS: gl.constexpr, HEAD_SIZE: gl.constexpr
 ):
     """Leave a part's result, or what those of a group came to, in a slot of its own."""
-    store_heads(partial_ptr + slot * GROUP * HEAD_SIZE, HEAD_SIZE, result, GROUP, HEAD_SIZE)
-    head = gl.arange(0, lse.shape[0], layout=lse.type.layout)
-    gl.store(lse_ptr + slot * GROUP + head, lse, mask=head < GROUP)
+    slot_ptr = partial_ptr + slot * ROWS * HEAD_SIZE
+    store_rows(slot_ptr, 0, HEAD_SIZE, result, ROWS, 1, HEAD_SIZE)
+    row = gl.arange(0, lse.shape[0], layout=lse.type.layout)
+    gl.store(lse_ptr + slot * ROWS + row, lse, mask=row < ROWS)

@@ -1,4 +1,4 @@
-"""Attention of one new token per sequence over a paged cache, for CDNA's matrix cores (Gluon).
+"""Attention of a sequence's last tokens over a paged cache, for CDNA's matrix cores (Gluon).
 
 The algorithm of the portable kernel of the same name. What differs: each wave attends to 32 tokens
 of its own, loaded straight into the operands of the matrix instructions while the tile before is
@@ -12,24 +12,31 @@ import triton
 from triton.experimental import gluon
 from triton.experimental.gluon import language as gl
 
+from vllm_amdopt.kernels import soft_cap
+from vllm_amdopt.kernels.cdna.attention_steps import (
+    add_values,
+    keys_times_query,
+    load_query,
+    softmax_step,
+    visible_scores,
+)
 from vllm_amdopt.kernels.cdna.last_block_merge import (
     is_last_to_arrive,
     leave_part,
     merge_parts,
-    store_heads,
+    store_rows,
 )
 from vllm_amdopt.kernels.cdna.paged_attention_decode_plan import choose_config, plan_merge
 from vllm_amdopt.kernels.cdna.tiles import (
     axis_index,
-    cached_numbers,
     first_visible,
     group_pages,
     key_layout,
     key_rows,
     load_words,
     output_layout,
-    query_layout,
     statistics_layout,
+    token_and_head,
     value_layout,
     value_rows,
     visible_start,
@@ -40,94 +47,7 @@ from vllm_amdopt.kernels.variants import Budget, CodegenVariant
 GENERATION = {"gfx942": 3, "gfx950": 4}
 """gfx -> generation of CDNA, which names the matrix instructions."""
 
-
-@gluon.jit
-def in_order_of_keys(matrix, axis: gl.constexpr):
-    """[W, D, 16] or [W, 32, D] with D as keys of 8 bits lie: 16 neighbours a lane, in two eights.
-
-    Position c * 64 + h * 32 + g * 8 + j takes element c * 64 + g * 16 + h * 8 + j.
-    """
-    W: gl.constexpr = matrix.shape[0]
-    CHUNKS: gl.constexpr = matrix.shape[axis] // 64
-    if axis == 1:
-        matrix = gl.reshape(matrix, [W, CHUNKS, 4, 2, 8, 16])
-        matrix = gl.permute(matrix, [0, 1, 3, 2, 4, 5])
-        return gl.reshape(matrix, [W, CHUNKS * 64, 16])
-    else:
-        matrix = gl.reshape(matrix, [W, 32, CHUNKS, 4, 2, 8])
-        matrix = gl.permute(matrix, [0, 1, 2, 4, 3, 5])
-        return gl.reshape(matrix, [W, 32, CHUNKS * 64])
-
-
-@gluon.jit
-def load_query(
-    row_ptr, stride_head, W: gl.constexpr, GROUP: gl.constexpr, HEAD_SIZE: gl.constexpr,
-    BITS: gl.constexpr, mma: gl.constexpr,
-):  # fmt: skip
-    """The query heads of a KV head as the B operand [W, D, 16]; those past the group are its last.
-
-    BITS: of a number in the cache, which decides about the order of D.
-    """
-    HEAD_PAD: gl.constexpr = triton.next_power_of_2(HEAD_SIZE)
-    right: gl.constexpr = gl.DotOperandLayout(1, mma, 8)
-    layout: gl.constexpr = query_layout(W, HEAD_PAD) if BITS == 8 else right
-    head = gl.minimum(axis_index(16, 2, 3, layout), GROUP - 1)
-    element = axis_index(HEAD_PAD, 1, 3, layout)
-    query = gl.load(
-        row_ptr + head * stride_head + element + axis_index(W, 0, 3, layout) * 0,
-        mask=element < HEAD_SIZE,
-        other=0.0,
-    )
-    if BITS == 8:
-        query = gl.convert_layout(in_order_of_keys(query, 1), right, assert_trivial=True)
-    return query
-
-
-@gluon.jit
-def keys_times_query(key, query, cache: gl.constexpr, mma: gl.constexpr):
-    """Products [W, 32, 16]; row i * 16 + r belongs to token (r // 4) * 8 + i * 4 + r % 4."""
-    W: gl.constexpr = key.shape[0]
-    key = gl.reshape(cached_numbers(key, cache, query.dtype), [W, 32, query.shape[1]])
-    if cache.primitive_bitwidth == 8:
-        key = in_order_of_keys(key, 2)
-    key = gl.convert_layout(key, gl.DotOperandLayout(0, mma, 8), assert_trivial=True)
-    return gl.amd.cdna3.mfma(key, query, gl.full([W, 32, 16], 0.0, gl.float32, mma))
-
-
-@gluon.jit
-def softmax_step(scores, maximum, denominator, dtype: gl.constexpr, mma: gl.constexpr):
-    """(weights as the B operand, correction, new maximum [W, 16], new denominator).
-
-    The denominator is [W, 16, 16]: each lane sums the rows it has, and the lanes are summed once,
-    at the end.
-    """
-    W: gl.constexpr = scores.shape[0]
-    new_maximum = gl.maximum(maximum, gl.max(scores, 1))
-    correction = gl.exp2(maximum - new_maximum)
-    weights = gl.exp2(scores - gl.expand_dims(new_maximum, 1))
-    rows = gl.sum(gl.reshape(weights, [W, 2, 16, 16]), 1)
-    rows = gl.convert_layout(rows, mma, assert_trivial=True)
-    denominator = denominator * gl.expand_dims(correction, 1) + rows
-    weights = gl.reshape(weights.to(dtype), [W, 2, 4, 4, 16])
-    weights = gl.reshape(gl.permute(weights, [0, 2, 1, 3, 4]), [W, 32, 16])
-    weights = gl.convert_layout(weights, gl.DotOperandLayout(1, mma, 8), assert_trivial=True)
-    return weights, correction, new_maximum, denominator
-
-
-@gluon.jit
-def add_values(accumulator, value, weights, correction, cache: gl.constexpr, mma: gl.constexpr):
-    """accumulator [W, D, 16] * correction + values @ weights.
-
-    Row (d % n) * 16 + d // n of the accumulator is element d of the head, where a lane holds n
-    neighbours: so the values need no exchange between lanes, only 16-bit halves change places.
-    """
-    W: gl.constexpr = value.shape[0]
-    D: gl.constexpr = accumulator.shape[1]
-    value = gl.reshape(cached_numbers(value, cache, weights.dtype), [W, 4, 8, 16, D // 16])
-    value = gl.reshape(gl.permute(value, [0, 4, 3, 1, 2]), [W, D, 32])
-    value = gl.convert_layout(value, gl.DotOperandLayout(0, mma, 8), assert_trivial=True)
-    accumulator = accumulator * gl.expand_dims(correction, 1)
-    return gl.amd.cdna3.mfma(value, weights, accumulator)
+LOG2_E = gl.constexpr(soft_cap.LOG2_E)
 
 
 @gluon.jit(do_not_specialize=["window", "splits", "reciprocal", "groups", "table_stride"])
@@ -138,6 +58,8 @@ def cdna_split_kernel(
     zeros_ptr,
     block_table_ptr,
     seq_lens_ptr,
+    sinks_ptr,
+    alibi_slopes_ptr,
     out_ptr,
     partial_ptr,
     partial_lse_ptr,
@@ -150,7 +72,7 @@ def cdna_split_kernel(
     reciprocal,
     groups,
     table_stride,
-    query_stride_seq,
+    query_stride_token,
     query_stride_head,
     k_stride_block,
     k_stride_head,
@@ -158,10 +80,11 @@ def cdna_split_kernel(
     v_stride_block,
     v_stride_head,
     v_stride_row,
-    out_stride_seq,
+    out_stride_token,
     out_stride_head,
     KV_HEADS: gl.constexpr,
     GROUP: gl.constexpr,
+    QUERY_LEN: gl.constexpr,
     HEAD_SIZE: gl.constexpr,
     BLOCK_SIZE: gl.constexpr,
     W: gl.constexpr,
@@ -172,12 +95,13 @@ def cdna_split_kernel(
     HAS_SOFT_CAP: gl.constexpr,
 ):
     """Grid (seqs, KV_HEADS, splits); arguments and results as in the portable kernel, and
-    zeros: a row of them, of the padded head size, in the cache's dtype; W: waves.
+    zeros: a row of them, of the padded head size, in the cache's dtype; W: waves. A row is one of
+    the GROUP query heads of one of the sequence's QUERY_LEN last tokens; there are 16 at most.
 
     STEPS of merging: 0 where there is one part; otherwise a sequence takes as many parts as its
     tiles divide into, at most `splits`, and the other workgroups do nothing. A part leaves its
     normalised result and its base-2 log-sum-exp in fp32, in its own of the `splits + groups` slots
-    of the sequence and KV head: partial [slot, GROUP, HEAD_SIZE], partial_lse [slot, GROUP].
+    of the sequence and KV head: partial [slot, rows, HEAD_SIZE], partial_lse [slot, rows].
     FAN parts at most are merged at a time.
     counters: 1 + groups for each sequence and KV head, zero before and after. reciprocal:
     2**31 // splits + 1, to divide by `splits` with.
@@ -188,6 +112,7 @@ def cdna_split_kernel(
     WORDS: gl.constexpr = HEAD_SIZE * BITS // 32
     WORDS_PAD: gl.constexpr = HEAD_PAD * BITS // 32
     TILE: gl.constexpr = 32 * W
+    ROWS: gl.constexpr = GROUP * QUERY_LEN
     mma: gl.constexpr = gl.amd.AMDMFMALayout(
         version=CDNA,
         instr_shape=[16, 16, 16 if CDNA == 3 else 32],
@@ -198,7 +123,7 @@ def cdna_split_kernel(
     kv_head = gl.program_id(1)
     split = gl.program_id(2)
     seq_len = gl.load(seq_lens_ptr + sequence)
-    low = first_visible(seq_len, window, HAS_WINDOW)
+    low = first_visible(seq_len - (QUERY_LEN - 1), window, HAS_WINDOW)
     start = visible_start(low, TILE)
     end = seq_len
     tiles = gl.maximum(gl.cdiv(seq_len - start, TILE), 1)
@@ -226,8 +151,23 @@ def cdna_split_kernel(
     k_pages = group_pages(table_row_ptr, k_group, low, end, BLOCK_SIZE)
     v_pages = group_pages(table_row_ptr, v_group, low, end, BLOCK_SIZE)
     gl.amd.hint.sched_barrier()
-    query_row_ptr = query_ptr + sequence * query_stride_seq + kv_head * GROUP * query_stride_head
-    query = load_query(query_row_ptr, query_stride_head, W, GROUP, HEAD_SIZE, BITS, mma)
+    query = load_query(
+        query_ptr + sequence * QUERY_LEN * query_stride_token + kv_head * GROUP * query_stride_head,
+        query_stride_token, query_stride_head, W, GROUP, QUERY_LEN, HEAD_SIZE, BITS, mma,
+    )  # fmt: skip
+    # Where the statistics of the waves are merged, which is where a sink comes in.
+    whole: gl.constexpr = output_layout(W, HEAD_PAD)
+    of_rows: gl.constexpr = gl.SliceLayout(2, whole)
+    if sinks_ptr is not None:
+        row = gl.arange(0, 16, layout=gl.SliceLayout(0, of_rows))
+        token, head = token_and_head(row, GROUP, QUERY_LEN)
+        sink = gl.load(sinks_ptr + kv_head * GROUP + head).to(gl.float32) * LOG2_E
+        # A score like any other, whose value is 0; the first part has it.
+        sink = gl.where(row * 0 + split == 0, sink, float("-inf"))
+    token, head = token_and_head(axis_index(16, 2, 3, mma), GROUP, QUERY_LEN)
+    limit = token + (seq_len - QUERY_LEN)  # a row's own position, the last that it sees
+    if alibi_slopes_ptr is not None:
+        slope = gl.load(alibi_slopes_ptr + kv_head * GROUP + head).to(gl.float32) * LOG2_E
     next_k_pages = group_pages(table_row_ptr, k_group + TILE, low, end, BLOCK_SIZE)
     next_v_pages = group_pages(table_row_ptr, v_group + TILE, low, end, BLOCK_SIZE)
     rows = key_rows(
@@ -266,8 +206,11 @@ def cdna_split_kernel(
         key = load_words(rows, zeros_ptr, key_layout(W, WORDS_PAD), WORDS, WORDS_PAD)
         gl.amd.hint.sched_barrier()
         scores = base2_scores(products, score_scale, cap_log2, HAS_SOFT_CAP)
-        if HAS_WINDOW:
-            scores = gl.where(position >= low, scores, float("-inf"))
+        if alibi_slopes_ptr is not None:
+            scores += slope * (position - limit).to(gl.float32)
+        scores = visible_scores(
+            scores, position, limit, low, end, window, HAS_WINDOW, QUERY_LEN, False
+        )
         weights, correction, maximum, denominator = softmax_step(
             scores, maximum, denominator, query.dtype, mma
         )
@@ -283,7 +226,9 @@ def cdna_split_kernel(
         gl.amd.hint.sched_barrier()
     products = keys_times_query(key, query, CACHE, mma)
     scores = base2_scores(products, score_scale, cap_log2, HAS_SOFT_CAP)
-    scores = gl.where((position >= low) & (position < end), scores, float("-inf"))
+    if alibi_slopes_ptr is not None:
+        scores += slope * (position - limit).to(gl.float32)
+    scores = visible_scores(scores, position, limit, low, end, window, HAS_WINDOW, QUERY_LEN, True)
     weights, correction, maximum, denominator = softmax_step(
         scores, maximum, denominator, query.dtype, mma
     )
@@ -292,57 +237,78 @@ def cdna_split_kernel(
     accumulator = add_values(accumulator, value, weights, correction, CACHE, mma)
 
     # The waves' parts become one: [W, heads, elements] with all waves in each lane.
-    whole: gl.constexpr = output_layout(W, HEAD_PAD)
-    of_heads: gl.constexpr = gl.SliceLayout(2, whole)
     # Together, because each exchange between waves is two barriers.
     both = gl.join(maximum, gl.sum(denominator, 1))
     maximum, denominator = gl.split(gl.convert_layout(both, statistics_layout(W, HEAD_PAD)))
-    maximum = gl.convert_layout(maximum, of_heads, assert_trivial=True)
-    denominator = gl.convert_layout(denominator, of_heads, assert_trivial=True)
+    maximum = gl.convert_layout(maximum, of_rows, assert_trivial=True)
+    denominator = gl.convert_layout(denominator, of_rows, assert_trivial=True)
     accumulator = gl.permute(gl.reshape(accumulator, [W, HEAD_PAD // 16, 16, 16]), [0, 3, 2, 1])
     accumulator = gl.convert_layout(gl.reshape(accumulator, [W, 16, HEAD_PAD]), whole)
     highest = gl.max(maximum, 0)
+    if sinks_ptr is not None:
+        highest = gl.maximum(highest, sink)
     share = gl.exp2(maximum - gl.expand_dims(highest, 0))
     total = gl.sum(denominator * share, 0)
+    if sinks_ptr is not None:
+        total += gl.exp2(sink - highest)
     share = share * gl.expand_dims(v_scale / gl.where(total > 0.0, total, 1.0), 0)
     result = gl.sum(accumulator * gl.expand_dims(share, 2), 0)
 
-    out_row_ptr = out_ptr + sequence * out_stride_seq + kv_head * GROUP * out_stride_head
+    out_seq_ptr = out_ptr + sequence * QUERY_LEN * out_stride_token
+    out_seq_ptr += kv_head * GROUP * out_stride_head
     if parts == 1:
-        store_heads(out_row_ptr, out_stride_head, result, GROUP, HEAD_SIZE)
+        store_rows(
+            out_seq_ptr, out_stride_token, out_stride_head, result, GROUP, QUERY_LEN, HEAD_SIZE
+        )
     elif STEPS > 0:
         program = gl.program_id(0) * KV_HEADS + kv_head
-        part_ptr = partial_ptr + program * (splits + groups) * (GROUP * HEAD_SIZE)
-        lse_ptr = partial_lse_ptr + program * (splits + groups) * GROUP
+        part_ptr = partial_ptr + program * (splits + groups) * (ROWS * HEAD_SIZE)
+        lse_ptr = partial_lse_ptr + program * (splits + groups) * ROWS
         counter_ptr = counters_ptr + program * (1 + groups)
         part_lse = highest + gl.log2(total)
-        leave_part(part_ptr, lse_ptr, split, result, part_lse, GROUP, HEAD_SIZE)
+        leave_part(part_ptr, lse_ptr, split, result, part_lse, ROWS, HEAD_SIZE)
         if STEPS == 1:
             if is_last_to_arrive(counter_ptr, parts, W):
-                merged, lse = merge_parts(part_ptr, lse_ptr, 0, parts, FAN, GROUP, HEAD_SIZE, W)
-                store_heads(out_row_ptr, out_stride_head, merged, GROUP, HEAD_SIZE)
+                merged, lse = merge_parts(part_ptr, lse_ptr, 0, parts, FAN, ROWS, HEAD_SIZE, W)
+                store_rows(
+                    out_seq_ptr,
+                    out_stride_token,
+                    out_stride_head,
+                    merged,
+                    GROUP,
+                    QUERY_LEN,
+                    HEAD_SIZE,
+                )
         else:
             own = split // FAN
             first = own * FAN
             if is_last_to_arrive(counter_ptr + 1 + own, gl.minimum(parts - first, FAN), W):
                 merged, lse = merge_parts(
-                    part_ptr, lse_ptr, first, parts - first, FAN, GROUP, HEAD_SIZE, W
+                    part_ptr, lse_ptr, first, parts - first, FAN, ROWS, HEAD_SIZE, W
                 )
                 whole_row = parts <= FAN
                 if parts > FAN:
-                    leave_part(part_ptr, lse_ptr, splits + own, merged, lse, GROUP, HEAD_SIZE)
+                    leave_part(part_ptr, lse_ptr, splits + own, merged, lse, ROWS, HEAD_SIZE)
                     used = gl.cdiv(parts, FAN)
                     whole_row = is_last_to_arrive(counter_ptr, used, W)
                     if whole_row:
                         merged, lse = merge_parts(
-                            part_ptr, lse_ptr, splits, used, FAN, GROUP, HEAD_SIZE, W
+                            part_ptr, lse_ptr, splits, used, FAN, ROWS, HEAD_SIZE, W
                         )
                 if whole_row:
-                    store_heads(out_row_ptr, out_stride_head, merged, GROUP, HEAD_SIZE)
+                    store_rows(
+                        out_seq_ptr,
+                        out_stride_token,
+                        out_stride_head,
+                        merged,
+                        GROUP,
+                        QUERY_LEN,
+                        HEAD_SIZE,
+                    )
 
 
 _STRIDES = (
-    "query_stride_seq",
+    "query_stride_token",
     "query_stride_head",
     "k_stride_block",
     "k_stride_head",
@@ -350,7 +316,7 @@ _STRIDES = (
     "v_stride_block",
     "v_stride_head",
     "v_stride_row",
-    "out_stride_seq",
+    "out_stride_token",
     "out_stride_head",
 )
 
@@ -383,10 +349,19 @@ def _split_variant(
     cache: str = "",
     window: bool = False,
     soft_cap: bool = False,
+    sinks: bool = False,
+    alibi: bool = False,
+    query_len: int = 1,
 ) -> CodegenVariant:
-    config, merge = choose_config(head_size), plan_merge(parts, group)
+    config, merge = choose_config(head_size), plan_merge(parts, group * query_len)
     name = f"cdna_split/{dtype}/{name}"
-    absent = dict.fromkeys(("partial_ptr", "partial_lse_ptr", "counters_ptr"))
+    there = {
+        "partial_ptr": parts > 1,
+        "partial_lse_ptr": parts > 1,
+        "counters_ptr": parts > 1,
+        "sinks_ptr": sinks,
+        "alibi_slopes_ptr": alibi,
+    }
     return CodegenVariant(
         name=name,
         kernel=cdna_split_kernel,
@@ -397,6 +372,8 @@ def _split_variant(
             "zeros_ptr": f"*{cache or dtype}",
             "block_table_ptr": "*i32",
             "seq_lens_ptr": "*i32",
+            "sinks_ptr": "*fp32",
+            "alibi_slopes_ptr": "*fp32",
             "out_ptr": f"*{dtype}",
             "partial_ptr": "*fp32",
             "partial_lse_ptr": "*fp32",
@@ -412,9 +389,10 @@ def _split_variant(
             **dict.fromkeys(_STRIDES, "i32"),
         },
         constexprs={
-            **(absent if parts == 1 else {}),
+            **{pointer: None for pointer, given in there.items() if not given},
             "KV_HEADS": kv_heads,
             "GROUP": group,
+            "QUERY_LEN": query_len,
             "HEAD_SIZE": head_size,
             "BLOCK_SIZE": block_size,
             "W": config.num_warps,
@@ -439,7 +417,15 @@ CODEGEN_VARIANTS = (
     _split_variant("kv1/group16/head128/block16/parts256", 1, 16, 128, 16, parts=256),
     _split_variant("kv32/group1/head80/block16/parts16", 32, 1, 80, 16, parts=16),
     _split_variant(
-        "kv8/group8/head64/block16/parts8/window", 8, 8, 64, 16, parts=8, window=True
+        "kv8/group8/head64/block16/parts8/window/sinks",
+        8, 8, 64, 16, parts=8, window=True, sinks=True,
+    ),
+    _split_variant("kv8/group8/head64/block16/sinks", 8, 8, 64, 16, sinks=True),
+    _split_variant(
+        "kv8/group4/head128/block16/parts16/query4", 8, 4, 128, 16, parts=16, query_len=4
+    ),
+    _split_variant(
+        "kv32/group1/head128/block16/parts16/alibi", 32, 1, 128, 16, parts=16, alibi=True
     ),
     _split_variant(
         "kv4/group2/head256/block16/parts64/window/cap",

@@ -134,6 +134,16 @@ def axis_index(size: gl.constexpr, axis: gl.constexpr, rank: gl.constexpr, layou
 
 
 @gluon.jit
+def token_and_head(row, GROUP: gl.constexpr, QUERY_LEN: gl.constexpr):
+    """(token, head) of rows of a KV head, by tokens; of rows past the last, those of the last."""
+    row = gl.minimum(row, GROUP * QUERY_LEN - 1)
+    if QUERY_LEN == 1:
+        return row * 0, row
+    else:
+        return row // GROUP, row % GROUP
+
+
+@gluon.jit
 def visible_start(low, TILE: gl.constexpr):
     """First token of the tile that holds the first visible one."""
     return low // TILE * TILE
