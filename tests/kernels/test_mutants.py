@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from tests.kernels import mutants, registry
+from tests.kernels.gluon_mutants import GLUON
 from tests.kernels.mutants import BORDERS, MISSING_MASK, WRONG_INDEX, Mutant
 from tests.kernels.test_kernels import what_is_wrong
 from tests.ops.all_reduce_protocol import violations
@@ -37,7 +38,7 @@ def test_a_mutant_is_caught(mutant: Mutant, tmp_path, monkeypatch, emulate) -> N
     assert what_is_wrong(test, emulate) is not None
 
 
-@pytest.mark.parametrize("mutant", mutants.GLUON, ids=lambda mutant: mutant.name)
+@pytest.mark.parametrize("mutant", GLUON, ids=lambda mutant: mutant.name)
 def test_a_mutant_in_gluon_is_caught(mutant: Mutant, tmp_path, monkeypatch, emulate) -> None:
     stem = mutant.stem.rpartition("/")[2]
     test = TESTS[f"{stem}-gluon-{mutant.case}-bf16-{GFX}"]
