@@ -230,7 +230,7 @@ def run(
 
 def predictions(chosen: Sequence[Cell], gfx: str) -> list[str]:
     """The cost model's table of the same cells by what runs there first, without a GPU."""
-    from benchmarks.amd_model import report, serving, serving_cdna
+    from benchmarks.amd_model import report, serving_cdna
     from benchmarks.amd_model.assumptions import machine
     from benchmarks.amd_model.predict import predict
     from vllm_amdopt.hardware import ARCHITECTURES
@@ -239,7 +239,7 @@ def predictions(chosen: Sequence[Cell], gfx: str) -> list[str]:
     assert units is not None
     found = []
     for cell in chosen:
-        make = serving.latent_decode if cell.model.latent else serving_cdna.decode
+        make = serving_cdna.latent_decode if cell.model.latent else serving_cdna.decode
         found.append(predict(make(cell.model, cell.batch, cell.context, units), machine(gfx)))
     return list(report.predictions(found))
 

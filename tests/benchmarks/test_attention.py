@@ -112,6 +112,7 @@ def test_predictions_need_no_gpu(model: str, capsys: pytest.CaptureFixture[str])
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 2 and all(line.startswith("predicted") for line in lines)
     assert f"{model}" in lines[1] and "batch8/context1024" in lines[1]
+    assert "decode.gluon " in lines[1], "what the registry tries first on that chip"
 
 
 def test_the_grid_is_the_one_that_is_asked_for() -> None:
