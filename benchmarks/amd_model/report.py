@@ -80,6 +80,7 @@ PAGE_CASES = (
     "paged_attention_decode.gluon.fp8_cache llama-8b batch32/context8192",
     "mla_decode deepseek-v3-tp8 batch32/context8192",
     "mla_decode.gluon deepseek-v3-tp8 batch32/context8192",
+    "mla_decode.gluon.fp8_cache deepseek-v3-tp8 batch32/context8192",
     "paged_attention_prefill llama-8b tokens2048/context8192",
     "gemm_small_batch llama-8b qkv/6144x4096/batch8",
     "gemm_small_batch llama-8b gate_up/28672x4096/batch8",

@@ -457,8 +457,7 @@ def cases(gfx: str) -> Iterator[Case]:
                 yield make(model, batch, context, units)
                 make = serving_cdna.latent_decode if model.latent else serving_cdna.decode
                 yield make(model, batch, context, units)
-                if not model.latent:
-                    yield serving_cdna.decode(model, batch, context, units, fp8=True)
+                yield make(model, batch, context, units, fp8=True)
         if not model.latent:
             for context in CONTEXTS:
                 yield prefill(model, context)

@@ -77,8 +77,10 @@ def decode(
     )
 
 
-def latent_decode(model: Model, batch: int, context: int, compute_units: int) -> Case:
-    """mla_decode by Gluon, whose parts the portable reduce kernel merges."""
+def latent_decode(
+    model: Model, batch: int, context: int, compute_units: int, *, fp8: bool = False
+) -> Case:
+    """mla_decode by Gluon, whose parts the portable reduce kernel merges; fp8: the cache is."""
     from vllm_amdopt.kernels import mla_decode as portable
     from vllm_amdopt.kernels import mla_decode_plan as plans
     from vllm_amdopt.kernels.cdna import mla_decode as kernels
@@ -89,7 +91,11 @@ def latent_decode(model: Model, batch: int, context: int, compute_units: int) ->
     splits = plan_parts(programs, context, compute_units, config)
     used, tiles = _split(context, config.tile, splits)
     variant = _like(
-        kernels.CODEGEN_VARIANTS,
+        tuple(
+            variant
+            for variant in kernels.CODEGEN_VARIANTS
+            if (variant.signature["latent_cache_ptr"] == "*fp8") == fp8
+        ),
         kernels.cdna_latent_split_kernel,
         config,
         LATENT_SIZE=model.latent,
@@ -100,8 +106,10 @@ def latent_decode(model: Model, batch: int, context: int, compute_units: int) ->
         SEVERAL_ROW_TILES=model.query_heads > config.rows,
         DIRECT=splits == 1,
     )
+    if fp8:
+        variant = replace(variant, name=f"{variant.name}/fp8_cache")
     width = model.latent + model.rope
-    cache = batch * context * width * ELEMENT
+    cache = batch * context * width * (1 if fp8 else ELEMENT)
     tables = batch * _up(context, LATENT_BLOCK_SIZE) * 4
     query = batch * model.query_heads * width * ELEMENT
     out = batch * model.query_heads * (model.latent * ELEMENT + 4)
@@ -123,7 +131,7 @@ def latent_decode(model: Model, batch: int, context: int, compute_units: int) ->
         pieces = batch * model.query_heads * (model.latent // merge.columns)
         launches.append(Launch(reduce_variant, pieces, _up(used, merge.chunk), partial + out))
     return Case(
-        "mla_decode.gluon",
+        "mla_decode.gluon" + ".fp8_cache" * fp8,
         model.name,
         f"batch{batch}/context{context}",
         tuple(launches),

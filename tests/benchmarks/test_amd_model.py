@@ -125,6 +125,7 @@ def test_every_case_is_built_from_the_kernels_as_they_are() -> None:
         "paged_attention_prefill",
         "mla_decode",
         "mla_decode.gluon",
+        "mla_decode.gluon.fp8_cache",
         "gemm_small_batch",
         "kv_cache_write",
         "all_reduce_one_shot",

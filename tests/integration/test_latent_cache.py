@@ -25,7 +25,7 @@ def test_a_model_answers_from_an_fp8_cache(jobs: Jobs, engine: str) -> None:
     assert plugin.block_size == 1
     # vLLM's prefill on CPUs reads no context from an fp8 cache, so a prompt is computed whole.
     assert not plugin.chunked_prefill
-    for kernel in ("write_latent_kernel", "split_kernel"):
+    for kernel in ("write_latent_kernel", "cdna_latent_split_kernel"):
         assert plugin.launches.get(kernel, 0) > 0, (kernel, plugin.launches)
     right = [
         answer.text.strip() == item.answer

@@ -6,7 +6,7 @@ from tests.kernels.mutants import BORDERS, Mutant
 
 CDNA, TILES = "cdna/paged_attention_decode", "cdna/tiles"
 MERGE, STEPS = "cdna/last_block_merge", "cdna/attention_steps"
-LATENT = "cdna/mla_decode"
+LATENT, LATENT_STEPS = "cdna/mla_decode", "cdna/latent_steps"
 
 GLUON = (
     Mutant(
@@ -112,6 +112,7 @@ GLUON = (
         "diagonal = axis_index(16, 1, 3, right) ==",
         "diagonal = 15 - axis_index(16, 1, 3, right) ==",
         "block_1_tile_borders",
+        included=LATENT_STEPS,
     ),
     Mutant(
         "tokens_of_two_waves",
@@ -130,8 +131,8 @@ GLUON = (
     Mutant(
         "heads_of_the_second_program",
         LATENT,
-        "head = gl.minimum(row_tile * ROWS +",
-        "head = gl.minimum(",
+        "query_seq_ptr, query_stride_head, row_tile * ROWS, heads, chunk * CHUNK, CHUNK,",
+        "query_seq_ptr, query_stride_head, 0, heads, chunk * CHUNK, CHUNK,",
         "70_heads_take_three_tiles",
     ),
     Mutant(
@@ -140,5 +141,20 @@ GLUON = (
         "gl.store(partial_ptr + part * LATENT_SIZE + element, result, mask=lane < heads)",
         "gl.store(partial_ptr + part * LATENT_SIZE + element, result)",
         "block_16_20_heads",
+    ),
+    Mutant(
+        "elements_of_fp8_in_the_order_of_keys",
+        LATENT,
+        "result = in_order_of_elements(result)",
+        "result = result",
+        "block_1_fp8",
+    ),
+    Mutant(
+        "queries_of_fp8_in_the_order_of_elements",
+        LATENT,
+        "gl.convert_layout(in_order_of_keys(query, 1), right, assert_trivial=True)",
+        "gl.convert_layout(query, right)",
+        "block_1_fp8",
+        included=LATENT_STEPS,
     ),
 )

@@ -68,10 +68,8 @@ REFUSED = {
         "8_tokens_take_two_tiles": "10 query heads per KV head, times 8 query tokens",
     },
     ("mla_decode", "gluon"): {
-        "block_1_fp8": "no form for a latent cache of",
-        "block_16_24_heads_fp8": "no form for a latent cache of",
         "3_tokens_each": "no form for 3 query tokens",
-        "2_tokens_of_12_heads_fp8": "no form for a latent cache of",
+        "2_tokens_of_12_heads_fp8": "no form for 2 query tokens",
     },
 }
 

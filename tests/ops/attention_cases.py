@@ -154,6 +154,7 @@ MLA_CASES = (
     MlaCase("70_heads_take_three_tiles", (0, 33, 20), 70, 256, 8),
     MlaCase("block_1_fp8", (0, 17, 40), 12, 512, 1, splits=2, fp8=True),
     MlaCase("block_16_24_heads_fp8", (33, 9), 24, 256, 16, fp8=True),
+    MlaCase("40_heads_fp8_in_parts", (0, 15, 70), 40, 512, 1, splits=3, fp8=True),
     MlaCase("3_tokens_each", (0, 3, 18, 34), 5, 256, 1, splits=2, query_len=3),
     MlaCase("2_tokens_of_12_heads_fp8", (1, 33, 40), 12, 256, 64, fp8=True, query_len=2),
 )

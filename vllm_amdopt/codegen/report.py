@@ -123,8 +123,8 @@ def violations(made: CodegenReport, budget: Budget) -> list[str]:
     if set(made.matrix) != wanted:
         found.append(f"the matrix instructions are {_names(made.matrix)}, not {_names(wanted)}.")
     loads = made.loop_loads or made.loads
-    if not loads.get(128):
-        found.append("no load is 128 bits wide.")
+    if max(loads, default=0) < budget.widest:
+        found.append(f"no load is {budget.widest} bits wide.")
     narrow = {bits: n for bits, n in loads.items() if bits < 128}
     for bits, n in narrow.items():
         if n > budget.narrow_loads.get(bits, 0):

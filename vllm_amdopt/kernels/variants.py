@@ -23,8 +23,9 @@ class Budget:
     waves_per_simd: at least so many, from registers and LDS. matrix: the matrix instructions, with
     spaces between them, without `v_mfma_`; "" is none. narrow_loads: bits -> how many loads of the
     main loop (of the kernel, if it has no loop) may be narrower than 128 bits; block tables and
-    lengths are, streams are not. full_waits: how often the main loop may wait for every load under
-    way (`s_waitcnt vmcnt(0)`): each is a trip to memory that nothing hides except other waves.
+    lengths are, streams are not. widest: bits that its widest loads have at least.
+    full_waits: how often the main loop may wait for every load under way (`s_waitcnt vmcnt(0)`):
+    each is a trip to memory that nothing hides except other waves.
     serial_loads: 128-bit loads of the main loop that such a wait finds alone under way.
     scalar_spills: scalar registers that may be kept in lanes of vector registers, at most.
     wave_private: the main loop holds neither a barrier nor a read or write of LDS.
@@ -39,6 +40,7 @@ class Budget:
     serial_loads: int = 0
     scalar_spills: int = 0
     wave_private: bool = False
+    widest: int = 128
 
 
 @dataclass(frozen=True)

@@ -38,7 +38,8 @@ def refusal(
             f"the Gluon kernel has no form for {refusals.short(dtype)}",
         ),
         cdna.unless(
-            cache_dtype in (None, dtype),
+            cache_dtype in (None, dtype)
+            or (gfx in refusals.COMPILED_FOR and cache_dtype is refusals.fp8_of(gfx)),
             "the Gluon kernel has no form for a latent cache of "
             f"{refusals.short(cache_dtype or dtype)} and queries of {refusals.short(dtype)}",
         ),

@@ -12,27 +12,10 @@ from triton.experimental.gluon import language as gl
 from vllm_amdopt.kernels.cdna.tiles import (
     axis_index,
     cached_numbers,
+    in_order_of_keys,
     query_layout,
     token_and_head,
 )
-
-
-@gluon.jit
-def in_order_of_keys(matrix, axis: gl.constexpr):
-    """[W, D, 16] or [W, 32, D] with D as keys of 8 bits lie: 16 neighbours a lane, in two eights.
-
-    Position c * 64 + h * 32 + g * 8 + j takes element c * 64 + g * 16 + h * 8 + j.
-    """
-    W: gl.constexpr = matrix.shape[0]
-    CHUNKS: gl.constexpr = matrix.shape[axis] // 64
-    if axis == 1:
-        matrix = gl.reshape(matrix, [W, CHUNKS, 4, 2, 8, 16])
-        matrix = gl.permute(matrix, [0, 1, 3, 2, 4, 5])
-        return gl.reshape(matrix, [W, CHUNKS * 64, 16])
-    else:
-        matrix = gl.reshape(matrix, [W, 32, CHUNKS, 4, 2, 8])
-        matrix = gl.permute(matrix, [0, 1, 2, 4, 3, 5])
-        return gl.reshape(matrix, [W, 32, CHUNKS * 64])
 
 
 @gluon.jit

@@ -237,14 +237,14 @@ def numbers(words, dtype: gl.constexpr):
 def cached_numbers(words, cache: gl.constexpr, dtype: gl.constexpr):
     """[..., n] words of a cache as numbers of 16 bits: [..., n, 2], or of fp8 [..., n, 2, 2]."""
     if cache.primitive_bitwidth == 8:
-        return from_fp8(words, dtype)
+        return numbers(words_from_fp8(words, dtype), dtype)
     else:
         return numbers(words, dtype)
 
 
 @gluon.jit
-def from_fp8(words, dtype: gl.constexpr):
-    """[..., n] words of the chip's own e4m3 as [..., n, 2, 2] numbers of 16 bits, all exact.
+def words_from_fp8(words, dtype: gl.constexpr):
+    """[..., n] words of the chip's own e4m3 as [..., n, 2] words of two 16-bit numbers, all exact.
 
     The hardware converts two at a time to float32, of which bfloat16 is the upper half.
     """
@@ -259,8 +259,7 @@ def from_fp8(words, dtype: gl.constexpr):
         is_pure=True,
         pack=1,
     )
-    both = gl.join(narrow_pair(low, dtype), narrow_pair(high, dtype))
-    return numbers(both, dtype)
+    return gl.join(narrow_pair(low, dtype), narrow_pair(high, dtype))
 
 
 @gluon.jit
@@ -279,3 +278,29 @@ def narrow_pair(pair, dtype: gl.constexpr):
             is_pure=True,
             pack=1,
         )
+
+
+@gluon.jit
+def in_order_of_keys(matrix, axis: gl.constexpr):
+    """[W, D, N] or [W, N, D] with D as keys of 8 bits lie: 16 neighbours a lane, in two eights.
+
+    Position c * 64 + h * 32 + g * 8 + j takes element c * 64 + g * 16 + h * 8 + j.
+    """
+    W: gl.constexpr = matrix.shape[0]
+    D: gl.constexpr = matrix.shape[axis]
+    if axis == 1:
+        matrix = gl.reshape(matrix, [W, D // 64, 4, 2, 8, matrix.shape[2]])
+        return gl.reshape(gl.permute(matrix, [0, 1, 3, 2, 4, 5]), [W, D, matrix.shape[5]])
+    else:
+        matrix = gl.reshape(matrix, [W, matrix.shape[1], D // 64, 4, 2, 8])
+        return gl.reshape(gl.permute(matrix, [0, 1, 2, 4, 3, 5]), [W, matrix.shape[1], D])
+
+
+@gluon.jit
+def in_order_of_elements(matrix):
+    """[W, N, D] from the order of `in_order_of_keys` back to that of the elements."""
+    W: gl.constexpr = matrix.shape[0]
+    N: gl.constexpr = matrix.shape[1]
+    D: gl.constexpr = matrix.shape[2]
+    matrix = gl.reshape(matrix, [W, N, D // 64, 2, 4, 8])
+    return gl.reshape(gl.permute(matrix, [0, 1, 2, 4, 3, 5]), [W, N, D])
