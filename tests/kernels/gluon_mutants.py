@@ -124,21 +124,21 @@ GLUON = (
     Mutant(
         "scores_past_the_end_of_latents_in_gluon",
         LATENT,
-        'gl.where(position < end, scores * score_scale, float("-inf"))',
+        'gl.where(position < stop, scores * score_scale, float("-inf"))',
         "scores * score_scale",
         "single_row_block_128",
     ),
     Mutant(
         "heads_of_the_second_program",
         LATENT,
-        "query_seq_ptr, query_stride_head, row_tile * ROWS, heads, chunk * CHUNK, CHUNK,",
-        "query_seq_ptr, query_stride_head, 0, heads, chunk * CHUNK, CHUNK,",
+        "row_tile * ROWS, heads,\n            chunk",
+        "0, heads,\n            chunk",
         "70_heads_take_three_tiles",
     ),
     Mutant(
         "heads_past_the_last",
         LATENT,
-        "gl.store(partial_ptr + part * LATENT_SIZE + element, result, mask=lane < heads)",
+        "gl.store(partial_ptr + part * LATENT_SIZE + element, result, mask=row < rows_there)",
         "gl.store(partial_ptr + part * LATENT_SIZE + element, result)",
         "block_16_20_heads",
     ),
@@ -156,5 +156,12 @@ GLUON = (
         "gl.convert_layout(query, right)",
         "block_1_fp8",
         included=LATENT_STEPS,
+    ),
+    Mutant(
+        "draft_that_sees_the_next_latent",
+        LATENT,
+        "seq_len - (QUERY_LEN - 1) + token_of_row",
+        "seq_len - (QUERY_LEN - 2) + token_of_row",
+        "3_tokens_each",
     ),
 )

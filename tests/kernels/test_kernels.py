@@ -67,10 +67,6 @@ REFUSED = {
         "3_tokens_window_everything": "7 query heads per KV head, times 3 query tokens",
         "8_tokens_take_two_tiles": "10 query heads per KV head, times 8 query tokens",
     },
-    ("mla_decode", "gluon"): {
-        "3_tokens_each": "no form for 3 query tokens",
-        "2_tokens_of_12_heads_fp8": "no form for 2 query tokens",
-    },
 }
 
 

@@ -37,7 +37,6 @@ SUPPORTED = {
         pytest.param({"rope_size": 32}, "512 + 32", id="rope_size"),
         pytest.param({"block_size": 256}, "not 256", id="large_block"),
         pytest.param({"block_size": 24}, "not 24", id="odd_block"),
-        pytest.param({"query_len": 2}, "2 query tokens", id="several_tokens"),
     ],
 )
 def test_refusals_are_sentences(change: dict[str, object], expected: str) -> None:

@@ -31,6 +31,7 @@ def refusal(
     gfx: str | None = None,
 ) -> str | None:
     """Why the Gluon kernel does not apply, or None. `cache_dtype` None is the same as `dtype`."""
+    del query_len
     return refusals.first(
         cdna.no_gluon(gfx),
         cdna.unless(
@@ -48,9 +49,6 @@ def refusal(
             f"the Gluon kernel has no form for a latent of {kv_lora_rank} + {rope_size}",
         ),
         cdna.block_size(block_size, 1),
-        cdna.unless(
-            query_len == 1, f"the Gluon kernel has no form for {query_len} query tokens a sequence"
-        ),
     )
 
 
@@ -85,7 +83,6 @@ def launch(
         block_size=latent_cache.shape[1],
         dtype=query.dtype,
         cache_dtype=latent_cache.dtype,
-        query_len=tokens // sequences if sequences else 1,
         gfx=gfx,
     )
     assert gfx is not None
@@ -97,15 +94,17 @@ def launch(
     from vllm_amdopt.kernels.cdna.mla_decode_plan import choose_config, plan_parts
     from vllm_amdopt.kernels.soft_cap import score_factors
 
-    config = choose_config(heads)
-    row_tiles = -(-heads // config.rows)
+    query_len = tokens // sequences
+    rows = heads * query_len
+    config = choose_config(rows)
+    row_tiles = -(-rows // config.rows)
     if splits is None:
         units = compute_units(query.device)
         splits = plan_parts(sequences * row_tiles, max_seq_len, units, config)
     direct = splits == 1
     parts = Parts(out, out)  # a kernel that finishes a sequence writes to neither
     if not direct:
-        parts = Parts.empty(sequences, heads, splits, kv_lora_rank, query.device)
+        parts = Parts.empty(sequences, rows, splits, kv_lora_rank, query.device)
     lse_strides = (0, 0) if lse is None else lse.stride()
     score_scale, _ = score_factors(scale * latent_scale, 0.0)
     grid = (sequences, splits)
@@ -134,6 +133,7 @@ def launch(
         LATENT_SIZE=kv_lora_rank,
         ROPE_SIZE=ROPE_SIZE,
         BLOCK_SIZE=latent_cache.shape[1],
+        QUERY_LEN=query_len,
         T=config.num_warps // config.head_waves,
         H=config.head_waves,
         CDNA=kernels.GENERATION[gfx],
@@ -144,4 +144,4 @@ def launch(
         waves_per_eu=config.waves_per_eu,
     )
     if not direct:
-        parts.merge(seq_lens, out, lse, tile=config.tile, query_len=1)
+        parts.merge(seq_lens, out, lse, tile=config.tile, query_len=query_len)

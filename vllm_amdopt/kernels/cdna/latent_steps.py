@@ -153,21 +153,33 @@ def turned(key, T: gl.constexpr, mma: gl.constexpr, turn: gl.constexpr):
 
 
 @gluon.jit
+def token_and_head(row, heads, QUERY_LEN: gl.constexpr):
+    """(token, head) of rows of a sequence, token by token."""
+    if QUERY_LEN == 1:
+        return row * 0, row
+    else:
+        return row // heads, row % heads
+
+
+@gluon.jit
 def load_query(
-    seq_ptr, stride_head, first_head, heads, first: gl.constexpr, width: gl.constexpr,
-    BITS: gl.constexpr, T: gl.constexpr, H: gl.constexpr, mma: gl.constexpr,
+    seq_ptr, stride_token, stride_head, first_row, heads, first: gl.constexpr,
+    width: gl.constexpr, QUERY_LEN: gl.constexpr, BITS: gl.constexpr, T: gl.constexpr,
+    H: gl.constexpr, mma: gl.constexpr,
 ):  # fmt: skip
-    """[T, width, heads]: the same for all waves' tokens, as the B operand. BITS: of the latents'
+    """[T, width, rows]: the same for all waves' tokens, as the B operand. BITS: of the latents'
     numbers, which decide about the order where no wave shares them.
 
-    Heads past the last one attend like it, and are not stored.
+    Rows past the last one attend like it, and are not stored.
     """
     right: gl.constexpr = gl.DotOperandLayout(1, mma, 8)
     ORDERED: gl.constexpr = BITS == 8 and H == 1
     layout: gl.constexpr = query_layout(T, width) if ORDERED else right
-    head = gl.minimum(first_head + axis_index(16 * H, 2, 3, layout), heads - 1)
+    row = gl.minimum(first_row + axis_index(16 * H, 2, 3, layout), heads * QUERY_LEN - 1)
+    token, head = token_and_head(row, heads, QUERY_LEN)
+    row_ptr = seq_ptr + token * stride_token + head * stride_head
     element = first + axis_index(width, 1, 3, layout)
-    query = gl.load(seq_ptr + head * stride_head + element + axis_index(T, 0, 3, layout) * 0)
+    query = gl.load(row_ptr + element + axis_index(T, 0, 3, layout) * 0)
     if ORDERED:
         query = gl.convert_layout(in_order_of_keys(query, 1), right, assert_trivial=True)
     return query

@@ -1,11 +1,12 @@
-"""Absorbed MLA attention of one new token per sequence over the latent cache, for CDNA (Gluon).
+"""Absorbed MLA attention of a sequence's last tokens over the latent cache, for CDNA (Gluon).
 
-Each wave attends to 16 tokens of its own with 16 heads. A latent is loaded once, straight into the
-operand of the product with the queries. As values it has to lie the other way round; the matrix
-unit turns it, exactly, by a product with the identity, whose result lies in a lane as the next
-product wants its operand. With more than 16 heads the waves that have the same tokens load a share
-of their latents each and exchange them through LDS; with 16 nothing passes between waves. Latents
-of 8 bits are converted, exactly, on their way from the words to the operand.
+Each wave attends to 16 tokens of its own with 16 rows: heads of one new token after the other's.
+A latent is loaded once, straight into the operand of the product with the queries. As values it has
+to lie the other way round; the matrix unit turns it, exactly, by a product with the identity, whose
+result lies in a lane as the next product wants its operand. With more than 16 rows the waves that
+have the same tokens load a share of their latents each and exchange them through LDS; with 16
+nothing passes between waves. Latents of 8 bits are converted, exactly, on their way from the words
+to the operand.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from vllm_amdopt.kernels.cdna.latent_steps import (
     load_query,
     merged_layout,
     score_and_turn,
+    token_and_head,
 )
 from vllm_amdopt.kernels.cdna.mla_decode_plan import choose_config
 from vllm_amdopt.kernels.cdna.tiles import (
@@ -69,6 +71,7 @@ def cdna_latent_split_kernel(
     LATENT_SIZE: gl.constexpr,
     ROPE_SIZE: gl.constexpr,
     BLOCK_SIZE: gl.constexpr,
+    QUERY_LEN: gl.constexpr,
     T: gl.constexpr,
     H: gl.constexpr,
     CDNA: gl.constexpr,
@@ -85,6 +88,7 @@ def cdna_latent_split_kernel(
     BITS: gl.constexpr = CACHE.primitive_bitwidth
     WORDS: gl.constexpr = CHUNK * BITS // 32
     ROWS: gl.constexpr = 16 * H
+    rows_there = heads * QUERY_LEN
     TILE: gl.constexpr = 16 * T
     mma: gl.constexpr = gl.amd.AMDMFMALayout(
         version=CDNA,
@@ -97,7 +101,7 @@ def cdna_latent_split_kernel(
     )
     dtype: gl.constexpr = query_ptr.dtype.element_ty
     if SEVERAL_ROW_TILES:
-        row_tiles = gl.cdiv(heads, ROWS)
+        row_tiles = gl.cdiv(rows_there, ROWS)
         program = gl.program_id(0)
         item = program // XCDS // row_tiles * XCDS + program % XCDS
         row_tile = program // XCDS % row_tiles
@@ -130,21 +134,27 @@ def cdna_latent_split_kernel(
     token += TILE
     pages = group_pages(table_row_ptr, token, 0, end, BLOCK_SIZE)
 
-    query_seq_ptr = query_ptr + sequence * query_stride_token
+    query_seq_ptr = query_ptr + sequence * QUERY_LEN * query_stride_token
     queries = ()
     for chunk in gl.static_range(CHUNKS):
         query = load_query(
-            query_seq_ptr, query_stride_head, row_tile * ROWS, heads, chunk * CHUNK, CHUNK,
-            BITS, T, H, mma,
+            query_seq_ptr, query_stride_token, query_stride_head, row_tile * ROWS, heads,
+            chunk * CHUNK, CHUNK, QUERY_LEN, BITS, T, H, mma,
         )  # fmt: skip
         queries = appended(queries, query)
     query_rope = load_query(
-        query_seq_ptr, query_stride_head, row_tile * ROWS, heads, LATENT_SIZE, ROPE_SIZE,
-        BITS, T, H, mma,
+        query_seq_ptr, query_stride_token, query_stride_head, row_tile * ROWS, heads,
+        LATENT_SIZE, ROPE_SIZE, QUERY_LEN, BITS, T, H, mma,
     )  # fmt: skip
     gl.amd.hint.sched_barrier()
 
     position = start + axis_index(T, 0, 3, mma) * 16 + axis_index(16, 1, 3, mma)
+    row = row_tile * ROWS + axis_index(ROWS, 2, 3, mma)
+    # What a row does not see begins here: behind its own token, and behind the part.
+    stop = end
+    if QUERY_LEN > 1:
+        token_of_row, _ = token_and_head(row, heads, QUERY_LEN)
+        stop = gl.minimum(seq_len - (QUERY_LEN - 1) + token_of_row, end)
     # A finite floor instead of -inf: exp2(-inf - floor) is 0, exp2(-inf - -inf) would be NaN.
     maximum = gl.full([T, ROWS], -1.0e30, gl.float32, gl.SliceLayout(1, mma))
     denominator = gl.full([T, 16, ROWS], 0.0, gl.float32, mma)
@@ -174,7 +184,7 @@ def cdna_latent_split_kernel(
         scores, values, chunks, rope = score_and_turn(
             chunks, rope, rows, queries, query_rope, shared, shared_rope, CACHE, T, H, mma, turn
         )
-        scores = gl.where(position < end, scores * score_scale, float("-inf"))
+        scores = gl.where(position < stop, scores * score_scale, float("-inf"))
         position += TILE
         maximum, denominator, accumulators = add_values(
             scores, values, maximum, denominator, accumulators, dtype, turn
@@ -187,8 +197,10 @@ def cdna_latent_split_kernel(
     share = gl.convert_layout(share, gl.SliceLayout(1, turn), assert_trivial=True)
     merged: gl.constexpr = merged_layout(T, H)
     places: gl.constexpr = gl.SliceLayout(0, merged)
-    lane = row_tile * ROWS + axis_index(ROWS, 0, 2, places)
-    part = (sequence * heads + lane) * splits + split
+    row = row_tile * ROWS + axis_index(ROWS, 0, 2, places)
+    new, head = token_and_head(row, heads, QUERY_LEN)
+    out_seq_ptr = out_ptr + sequence * QUERY_LEN * out_stride_token
+    part = (sequence * rows_there + row) * splits + split
     for chunk in gl.static_range(CHUNKS):
         result = accumulators[chunk] * gl.expand_dims(share, 1)
         result = gl.reshape(result, [T, CHUNK // 32, 2, 4, 4, ROWS])
@@ -198,18 +210,20 @@ def cdna_latent_split_kernel(
         result = gl.sum(gl.convert_layout(result, merged), 0)
         element = chunk * CHUNK + axis_index(CHUNK, 1, 2, places)
         if DIRECT:
-            out_ptrs = out_ptr + sequence * out_stride_token + lane * out_stride_head + element
-            gl.store(out_ptrs, result.to(dtype), mask=lane < heads)
+            out_ptrs = out_seq_ptr + new * out_stride_token + head * out_stride_head + element
+            gl.store(out_ptrs, result.to(dtype), mask=row < rows_there)
         else:
-            gl.store(partial_ptr + part * LATENT_SIZE + element, result, mask=lane < heads)
-    lane = row_tile * ROWS + gl.arange(0, ROWS, layout=highest.type.layout)
+            gl.store(partial_ptr + part * LATENT_SIZE + element, result, mask=row < rows_there)
+    row = row_tile * ROWS + gl.arange(0, ROWS, layout=highest.type.layout)
     lse = highest + gl.log2(total)
     if not DIRECT:
-        part = (sequence * heads + lane) * splits + split
-        gl.store(partial_lse_ptr + part, lse, mask=lane < heads)
+        part = (sequence * rows_there + row) * splits + split
+        gl.store(partial_lse_ptr + part, lse, mask=row < rows_there)
     elif HAS_LSE:
-        lse_ptrs = lse_ptr + sequence * lse_stride_token + lane * lse_stride_head
-        gl.store(lse_ptrs, lse * LN_2, mask=lane < heads)
+        new, head = token_and_head(row, heads, QUERY_LEN)
+        lse_ptrs = lse_ptr + sequence * QUERY_LEN * lse_stride_token
+        lse_ptrs += new * lse_stride_token + head * lse_stride_head
+        gl.store(lse_ptrs, lse * LN_2, mask=row < rows_there)
 
 
 _STRIDES = (
@@ -235,6 +249,10 @@ _BUDGETS: dict[str, dict[str, Budget]] = {
         "gfx950": Budget(1, "f32_16x16x16_bf16 f32_16x16x32_bf16", {32: 1}, wave_private=True),
     },
     "cdna_latent_split/bf16/latent512/rows32/block1": {
+        "gfx942": Budget(1, "f32_16x16x16_bf16", {32: 1}),
+        "gfx950": Budget(1, "f32_16x16x16_bf16 f32_16x16x32_bf16", {32: 1}),
+    },
+    "cdna_latent_split/bf16/latent512/rows32/block1/query2": {
         "gfx942": Budget(1, "f32_16x16x16_bf16", {32: 1}),
         "gfx950": Budget(1, "f32_16x16x16_bf16 f32_16x16x32_bf16", {32: 1}),
     },
@@ -267,13 +285,19 @@ _BUDGETS: dict[str, dict[str, Budget]] = {
 
 
 def _variant(
-    heads: int, block_size: int, latent_size: int = 512, direct: bool = False, cache: str = ""
+    heads: int,
+    block_size: int,
+    latent_size: int = 512,
+    direct: bool = False,
+    cache: str = "",
+    query_len: int = 1,
 ) -> CodegenVariant:
-    config = choose_config(heads)
-    several = heads > config.rows
+    config = choose_config(heads * query_len)
+    several = heads * query_len > config.rows
     name = f"cdna_latent_split/bf16/latent{latent_size}/rows{config.rows}/block{block_size}"
     name += "/row_tiles" if several else ""
     name += f"/{cache}_cache" if cache else ""
+    name += f"/query{query_len}" if query_len > 1 else ""
     name += "/direct" if direct else ""
     partial = "bf16" if direct else "fp32"
     return CodegenVariant(
@@ -303,6 +327,7 @@ def _variant(
             "LATENT_SIZE": latent_size,
             "ROPE_SIZE": 64,
             "BLOCK_SIZE": block_size,
+            "QUERY_LEN": query_len,
             "T": config.num_warps // config.head_waves,
             "H": config.head_waves,
             "SEVERAL_ROW_TILES": several,
@@ -329,4 +354,5 @@ CODEGEN_VARIANTS = (
     _variant(16, 1, cache="fp8"),
     _variant(32, 64, cache="fp8"),
     _variant(64, 64, cache="fp8"),
+    _variant(16, 1, query_len=2),
 )

@@ -9,9 +9,9 @@ from vllm_amdopt.kernels.mla_decode_plan import MOST_PARTS
 
 @dataclass(frozen=True)
 class LaunchConfig:
-    """A program attends with `rows` heads (padded) to `tile` tokens at a time.
+    """A program attends with `rows` rows (padded) to `tile` tokens at a time.
 
-    head_waves: waves that share the heads; the other factor of num_warps shares the tokens.
+    head_waves: waves that share the rows; the other factor of num_warps shares the tokens.
     """
 
     head_waves: int
@@ -33,13 +33,13 @@ class LaunchConfig:
         return 2 * self.rows * 512 * 4 / (self.tile * (512 + 64) * 2)
 
 
-MOST_HEADS = 64
+MOST_ROWS = 64
 """Of one program; its four waves, each with all registers of a SIMD, hold 64 x 512 sums."""
 
 
-def choose_config(heads: int) -> LaunchConfig:
-    """The launch for so many heads a rank; more than 64 take several programs."""
-    padded = min(MOST_HEADS, max(16, 1 << (heads - 1).bit_length()))
+def choose_config(rows: int) -> LaunchConfig:
+    """The launch for so many rows: heads times new tokens. More than 64 take several programs."""
+    padded = min(MOST_ROWS, max(16, 1 << (rows - 1).bit_length()))
     return LaunchConfig(
         head_waves=padded // 16,
         num_warps=4,
