@@ -1,4 +1,4 @@
-"""Emulated machine code answers as stock vLLM does at all block sizes, with windows and sinks."""
+"""Emulated machine code answers as stock does: all block sizes, windows, sinks, drafts."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import pytest
 
 from tests.integration import variants
 from tests.integration.offline import GQA, MLA, Jobs, Result, questions
+from tests.models import tasks
 
 # 64 tokens per step: chunks of prompts share their steps with decodes.
 OURS = {"environment": {"VLLM_AMDOPT": "1", "VLLM_AMDOPT_CPU_ENGINE": "gfx942"}}
@@ -74,3 +75,18 @@ def test_windows_and_sinks_are_those_of_stock(jobs: Jobs, tmp_path: Path, varian
     ours = jobs.run(model, [prompts], arguments=CHUNKED, **OURS)
     assert_ran(ours, "prefill_kernel", "cdna_split_kernel")
     assert error(ours, truth) <= 2 * error(stock, truth)
+
+
+def test_drafts_are_verified_by_the_decode_kernel(jobs: Jobs) -> None:
+    """Texts to copy, whose next tokens the prompt gives away: of a draft of three most are right.
+
+    Each step writes the cache once for each of the model's two layers, and a step that no draft
+    shortens makes one token.
+    """
+    prompts = [item.prompt for item in tasks.held_out("copy", 4)]
+    drafts = {"method": "ngram", "num_speculative_tokens": 3, "prompt_lookup_max": 3}
+    ours = jobs.run(GQA, [prompts], arguments={"speculative_config": drafts}, **OURS)
+    assert_ran(ours, "cdna_split_kernel")
+    assert ours.tokens() == jobs.stock(GQA, prompts).tokens()
+    longest = max(len(tokens) for tokens in ours.tokens())
+    assert ours.launches["write_heads_kernel"] < 2 * longest
