@@ -85,8 +85,12 @@ def test_drafts_are_verified_by_the_decode_kernel(jobs: Jobs) -> None:
     """
     prompts = [item.prompt for item in tasks.held_out("copy", 4)]
     drafts = {"method": "ngram", "num_speculative_tokens": 3, "prompt_lookup_max": 3}
-    ours = jobs.run(GQA, [prompts], arguments={"speculative_config": drafts}, **OURS)
+    speculation = {"speculative_config": drafts}
+    stock = jobs.stock(GQA, prompts, arguments=speculation)
+    if stock.error is not None and "_rejection_greedy_sample" in stock.log:
+        pytest.skip("on a CPU this vLLM (0.30) checks drafts in Triton, and so serves none")
+    ours = jobs.run(GQA, [prompts], arguments=speculation, **OURS)
     assert_ran(ours, "cdna_split_kernel")
-    assert ours.tokens() == jobs.stock(GQA, prompts).tokens()
+    assert ours.tokens() == stock.tokens() == jobs.stock(GQA, prompts).tokens()
     longest = max(len(tokens) for tokens in ours.tokens())
     assert ours.launches["write_heads_kernel"] < 2 * longest
