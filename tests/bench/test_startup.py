@@ -66,6 +66,15 @@ def test_stages_from_spans_add_up() -> None:
     assert found.sources["weight_load_s"] == "spans" and found.sources["imports_s"] == "log"
 
 
+def test_a_line_that_arrives_after_its_span_has_begun_leaves_the_sum_right() -> None:
+    late = [LogLine(1014.6, line.text) if line is LINES[0] else line for line in LINES]
+    found = stages(SPANS, late, MOMENTS)
+    assert found.seconds["imports_s"] == pytest.approx(14.6)
+    assert found.seconds["configuration_s"] == 0.0
+    parts = sum(value for name, value in found.seconds.items() if name != "total_s")
+    assert parts == pytest.approx(100.0)
+
+
 def test_the_runner_without_spans_for_capture_is_read_from_its_log() -> None:
     lines = [
         *LINES,

@@ -80,7 +80,9 @@ def stages(spans: Sequence[Span], log: Sequence[LogLine], moments: Moments) -> S
         sources["device_s"] = "spans" if known.begin(LOADING) else "log"
     known.loading(seconds, sources)
     known.preparing(seconds, sources)
-    attributed = sum(value for name, value in seconds.items() if name != "total_s")
+    # A line may arrive a moment after the span has begun that it announces: `other_s`, and not the
+    # sum, makes up for the stage that would be negative.
+    attributed = sum(max(0.0, value) for name, value in seconds.items() if name != "total_s")
     seconds["other_s"] = total - attributed
     wrong = [name for name, value in seconds.items() if value < -TOLERANCE]
     if wrong:

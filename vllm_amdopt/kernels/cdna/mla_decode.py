@@ -127,13 +127,8 @@ def cdna_latent_split_kernel(
     token = start + axis_index(T, 0, 2, by_row) * 16 + axis_index(16, 1, 2, by_row)
     table_row_ptr = block_table_ptr + sequence * table_stride
     pages = group_pages(table_row_ptr, token, 0, end, BLOCK_SIZE)
-    rows = row_pointers(
-        latent_cache_ptr, zeros_ptr, pages, token, 0, end, stride_block, stride_row, BLOCK_SIZE
-    )
-    chunks, rope = load_latents(rows, LATENT_SIZE, ROPE_SIZE, BITS, T, H)
-    token += TILE
-    pages = group_pages(table_row_ptr, token, 0, end, BLOCK_SIZE)
-
+    gl.amd.hint.sched_barrier()
+    # While the block numbers come.
     query_seq_ptr = query_ptr + sequence * QUERY_LEN * query_stride_token
     queries = ()
     for chunk in gl.static_range(CHUNKS):
@@ -146,6 +141,14 @@ def cdna_latent_split_kernel(
         query_seq_ptr, query_stride_token, query_stride_head, row_tile * ROWS, heads,
         LATENT_SIZE, ROPE_SIZE, QUERY_LEN, BITS, T, H, mma,
     )  # fmt: skip
+    next_pages = group_pages(table_row_ptr, token + TILE, 0, end, BLOCK_SIZE)
+    gl.amd.hint.sched_barrier()
+    rows = row_pointers(
+        latent_cache_ptr, zeros_ptr, pages, token, 0, end, stride_block, stride_row, BLOCK_SIZE
+    )
+    chunks, rope = load_latents(rows, LATENT_SIZE, ROPE_SIZE, BITS, T, H)
+    token += TILE
+    pages = next_pages
     gl.amd.hint.sched_barrier()
 
     position = start + axis_index(T, 0, 3, mma) * 16 + axis_index(16, 1, 3, mma)
