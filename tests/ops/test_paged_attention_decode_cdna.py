@@ -9,6 +9,7 @@ from triton import knobs
 from tests.ops.attention_cases import DECODE_CASES, AttentionCase, check_attention
 from vllm_amdopt.emulator.launch import emulate
 from vllm_amdopt.kernels import availability
+from vllm_amdopt.ops import paged_attention_decode
 from vllm_amdopt.ops import paged_attention_decode_cdna as cdna
 from vllm_amdopt.ops.operation import RefusedError
 
@@ -100,6 +101,14 @@ def test_a_triton_without_what_the_kernels_use_is_refused(monkeypatch) -> None:
 def test_without_an_amd_gpu_a_launch_is_refused() -> None:
     with pytest.raises(RefusedError, match="this is no AMD GPU"):
         check_attention(BY_NAME["single_row"], torch.bfloat16, cdna.launch)
+
+
+@pytest.mark.parametrize("launch", [cdna.launch, paged_attention_decode.launch])
+def test_tokens_that_are_not_equally_many_are_refused(launch) -> None:
+    query, cache = torch.zeros(3, 4, 64), torch.zeros(2, 2, 16, 64)
+    table, lengths = torch.zeros(2, 1, dtype=torch.int32), torch.ones(2, dtype=torch.int32)
+    with pytest.raises(RefusedError, match="3 query tokens are not equally many for each of 2"):
+        launch(query, cache, cache, table, lengths, 1.0, query, max_seq_len=1)
 
 
 def test_the_waves_of_a_workgroup_meet_only_to_merge() -> None:

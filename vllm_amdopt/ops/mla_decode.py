@@ -157,12 +157,7 @@ def launch(
     tokens, heads, width = query.shape
     sequences = block_table.shape[0]
     block_size = latent_cache.shape[1]
-    query_len, left_over = divmod(tokens, sequences) if sequences else (1, tokens)
-    if left_over:
-        raise RefusedError(
-            f"mla_decode: {tokens} query tokens are not equally many for each of {sequences} "
-            "sequences; pad the shorter ones."
-        )
+    query_len = refusals.require_equal_query_len("mla_decode", tokens, sequences)
     if tokens == 0:
         return
     rope_size = width - kv_lora_rank

@@ -77,6 +77,7 @@ def launch(
     tokens, heads, width = query.shape
     sequences = block_table.shape[0]
     gfx = cdna.current_gfx(query.device)
+    query_len = refusals.require_equal_query_len("mla_decode", tokens, sequences)
     _check(
         kv_lora_rank=kv_lora_rank,
         rope_size=width - kv_lora_rank,
@@ -94,7 +95,6 @@ def launch(
     from vllm_amdopt.kernels.cdna.mla_decode_plan import choose_config, plan_parts
     from vllm_amdopt.kernels.soft_cap import score_factors
 
-    query_len = tokens // sequences
     rows = heads * query_len
     config = choose_config(rows)
     row_tiles = -(-rows // config.rows)

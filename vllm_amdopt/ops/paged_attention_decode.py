@@ -187,7 +187,7 @@ def launch(
     tokens, heads, head_size = query.shape
     sequences = block_table.shape[0]
     _, kv_heads, block_size, _ = k_cache.shape
-    query_len = tokens // sequences if sequences else 1
+    query_len = refusals.require_equal_query_len("paged_attention_decode", tokens, sequences)
     _check(
         query_len=query_len,
         head_size=head_size,

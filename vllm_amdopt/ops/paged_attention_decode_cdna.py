@@ -97,6 +97,7 @@ def launch(
     sequences = block_table.shape[0]
     _, kv_heads, block_size, _ = k_cache.shape
     gfx = cdna.current_gfx(query.device)
+    query_len = refusals.require_equal_query_len("paged_attention_decode", tokens, sequences)
     _check(
         head_size=head_size,
         num_heads=heads,
@@ -105,7 +106,7 @@ def launch(
         dtype=query.dtype,
         cache_dtype=k_cache.dtype,
         gfx=gfx,
-        query_len=tokens // sequences if sequences else 1,
+        query_len=query_len,
     )
     assert gfx is not None
     refusals.require_dense_rows(
@@ -117,8 +118,8 @@ def launch(
 
     if sequences == 0:
         return
-    group, query_len = heads // kv_heads, tokens // sequences
-    rows, units = group * query_len, compute_units(query.device)
+    group, units = heads // kv_heads, compute_units(query.device)
+    rows = group * query_len
     workgroups = sequences * kv_heads
     config = plans.choose_config(head_size)
     if splits is None:

@@ -117,6 +117,17 @@ def require_dense_rows(operation: str, **tensors: Tensor) -> None:
             )
 
 
+def require_equal_query_len(operation: str, tokens: int, sequences: int) -> int:
+    """How many query tokens each sequence has; RefusedError where not all have equally many."""
+    query_len, left_over = divmod(tokens, sequences) if sequences else (1, tokens)
+    if left_over:
+        raise RefusedError(
+            f"{operation}: {tokens} query tokens are not equally many for each of {sequences} "
+            "sequences; pad the shorter ones."
+        )
+    return query_len
+
+
 def short(value: torch.dtype) -> str:
     """A dtype as users write it: `bfloat16`, not `torch.bfloat16`."""
     return str(value).removeprefix("torch.")
