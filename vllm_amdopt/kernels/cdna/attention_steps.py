@@ -30,7 +30,8 @@ def load_query(
     HEAD_PAD: gl.constexpr = triton.next_power_of_2(HEAD_SIZE)
     right: gl.constexpr = gl.DotOperandLayout(1, mma, 8)
     layout: gl.constexpr = query_layout(W, HEAD_PAD) if BITS == 8 else right
-    token, head = token_and_head(axis_index(16, 2, 3, layout), GROUP, QUERY_LEN)
+    row = gl.minimum(axis_index(16, 2, 3, layout), GROUP * QUERY_LEN - 1)
+    token, head = token_and_head(row, GROUP, QUERY_LEN)
     element = axis_index(HEAD_PAD, 1, 3, layout)
     row_ptr = seq_ptr + token * stride_token + head * stride_head
     query = gl.load(

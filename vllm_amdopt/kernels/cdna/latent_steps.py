@@ -16,6 +16,7 @@ from vllm_amdopt.kernels.cdna.tiles import (
     numbers,
     powers,
     query_layout,
+    token_and_head,
     words_from_fp8,
 )
 
@@ -150,15 +151,6 @@ def turned(key, T: gl.constexpr, mma: gl.constexpr, turn: gl.constexpr):
     values = gl.permute(gl.reshape(values, [B, T, 16, 16]), [1, 0, 3, 2])
     values = gl.reshape(values, [T, D, 16])
     return gl.convert_layout(values, gl.DotOperandLayout(0, turn, 4), assert_trivial=True)
-
-
-@gluon.jit
-def token_and_head(row, heads, QUERY_LEN: gl.constexpr):
-    """(token, head) of rows of a sequence, token by token."""
-    if QUERY_LEN == 1:
-        return row * 0, row
-    else:
-        return row // heads, row % heads
 
 
 @gluon.jit

@@ -25,7 +25,6 @@ from vllm_amdopt.kernels.cdna.latent_steps import (
     load_query,
     merged_layout,
     score_and_turn,
-    token_and_head,
 )
 from vllm_amdopt.kernels.cdna.mla_decode_plan import choose_config
 from vllm_amdopt.kernels.cdna.tiles import (
@@ -33,6 +32,7 @@ from vllm_amdopt.kernels.cdna.tiles import (
     group_pages,
     in_order_of_elements,
     row_pointers,
+    token_and_head,
 )
 from vllm_amdopt.kernels.variants import Budget, CodegenVariant
 

@@ -159,12 +159,13 @@ def cdna_split_kernel(
     whole: gl.constexpr = output_layout(W, HEAD_PAD)
     of_rows: gl.constexpr = gl.SliceLayout(2, whole)
     if sinks_ptr is not None:
-        row = gl.arange(0, 16, layout=gl.SliceLayout(0, of_rows))
+        row = gl.minimum(gl.arange(0, 16, layout=gl.SliceLayout(0, of_rows)), ROWS - 1)
         token, head = token_and_head(row, GROUP, QUERY_LEN)
         sink = gl.load(sinks_ptr + kv_head * GROUP + head).to(gl.float32) * LOG2_E
         # A score like any other, whose value is 0; the first part has it.
         sink = gl.where(row * 0 + split == 0, sink, float("-inf"))
-    token, head = token_and_head(axis_index(16, 2, 3, mma), GROUP, QUERY_LEN)
+    row = gl.minimum(axis_index(16, 2, 3, mma), ROWS - 1)
+    token, head = token_and_head(row, GROUP, QUERY_LEN)
     limit = token + (seq_len - QUERY_LEN)  # a row's own position, the last that it sees
     if alibi_slopes_ptr is not None:
         slope = gl.load(alibi_slopes_ptr + kv_head * GROUP + head).to(gl.float32) * LOG2_E

@@ -134,13 +134,12 @@ def axis_index(size: gl.constexpr, axis: gl.constexpr, rank: gl.constexpr, layou
 
 
 @gluon.jit
-def token_and_head(row, GROUP: gl.constexpr, QUERY_LEN: gl.constexpr):
-    """(token, head) of rows of a KV head, by tokens; of rows past the last, those of the last."""
-    row = gl.minimum(row, GROUP * QUERY_LEN - 1)
+def token_and_head(row, heads, QUERY_LEN: gl.constexpr):
+    """(token, head) of rows: the heads of one token after the other's, QUERY_LEN tokens."""
     if QUERY_LEN == 1:
         return row * 0, row
     else:
-        return row // GROUP, row % GROUP
+        return row // heads, row % heads
 
 
 @gluon.jit
